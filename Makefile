@@ -1,0 +1,70 @@
+# Every target sets up what it needs; a second run is quick. Caches live outside the tree (XDG cache).
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+ONLY ?=
+
+.PHONY: help setup packages tools model demo test unit lint fix golden crds reference lock bench images e2e docs down clean
+
+help: ## this list
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: packages $(VENV)/ready tools model ## system packages, virtual environment, control-plane binaries, model
+
+packages: # bubblewrap and nftables, by apt when root
+	@$(PYTHON) scripts/packages.py
+
+$(VENV)/ready: requirements/dev.txt pyproject.toml
+	@echo "· virtual environment (locked with hashes; a minute when cold)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.txt
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes requirements/dev.txt requirements/uv.txt
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@touch $@
+
+tools: $(VENV)/ready # etcd, the control plane, kubectl and helm
+	@$(BIN)/python -m local_cluster.binaries
+
+model: $(VENV)/ready ## convert the embedded model once, print its directory
+	@$(BIN)/python -m local_cluster.model
+
+demo: setup ## a Workspace becomes an answering model, on this machine
+	@$(BIN)/kaito demo
+
+test: setup lint ## every test, linters and type checks first
+	@$(BIN)/python -m pytest $(if $(ONLY),-m "$(ONLY)",)
+
+unit: $(VENV)/ready # what needs no cluster and no model
+	@$(BIN)/python -m pytest -m "not system and not controlplane and not server and not tuning and not e2e"
+
+lint: $(VENV)/ready ## ruff, mypy strict, import-linter
+	@$(BIN)/ruff format --check --quiet .
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/mypy --no-error-summary .
+	@$(BIN)/lint-imports --no-logo > /tmp/lint-imports.$$$$ 2>&1 || { cat /tmp/lint-imports.$$$$; rm -f /tmp/lint-imports.$$$$; exit 1; }; rm -f /tmp/lint-imports.$$$$
+
+fix: $(VENV)/ready ## let ruff format and mend what it can
+	@$(BIN)/ruff format --quiet . && $(BIN)/ruff check --fix --quiet .
+
+golden: $(VENV)/ready ## rewrite the golden YAML; the diff is the review
+	@$(BIN)/python -m pytest -q --write-golden
+
+crds: $(VENV)/ready ## write the CRDs from the models
+	@$(BIN)/python -m kaito_operator.api.crd
+
+lock: # the locked requirements, from pyproject.toml
+	@$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --quiet --extra dev pyproject.toml -o requirements/dev.txt
+	@$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --quiet --extra operator pyproject.toml -o requirements/operator.txt
+	@$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --quiet --extra server pyproject.toml -o requirements/server.txt
+
+bench: setup ## measure; ONLY=prefix for a part
+	@$(BIN)/python -m bench $(if $(ONLY),--only $(ONLY),)
+
+down: ## stop the local cluster; nothing stays behind
+	@test ! -x $(BIN)/kaito || $(BIN)/kaito local down
+
+clean: down ## down, and remove what was built in the tree
+	@rm -rf $(VENV) bench/out site .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,0 +1,134 @@
+"""What an engine is: the one place to read before adding another.
+
+An engine loads one model in the background and turns prompts of token ids into further token ids. It knows nothing of
+HTTP, text fields or queues' limits; the server above it knows nothing of tensors. To add one: write a class with the
+four members of ``Engine`` in a module of its own (imported only when chosen, see ``engines/choice.py``), and run
+``tests/inference_server/test_engine_contract.py`` over it.
+"""
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+Finish = Literal["stop", "length"]
+"""Why a sequence ended: of itself, or because it had as many tokens as asked for."""
+
+
+class EngineError(Exception):
+    """A request that the engine cannot answer; the message is for the one who asked."""
+
+
+class InvalidParameters(EngineError):
+    """The options contradict each other or the model."""
+
+
+class OutOfMemory(EngineError):
+    """There is no memory for this request; the engine goes on."""
+
+
+class Stopped(EngineError):
+    """The engine was stopped before the answer was complete."""
+
+
+class NoChat(EngineError):
+    """The messages cannot be put to this model; the message says why."""
+
+
+class Tokenizer(Protocol):
+    """Text to token ids and back. Its methods compute; call them off the event loop."""
+
+    @property
+    def vocabulary_size(self) -> int:
+        """One more than the largest token id."""
+        ...
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text, with what the model wants at a text's beginning."""
+        ...
+
+    def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        """The ids of a conversation (role, content) up to where the assistant's reply begins. Raises NoChat."""
+        ...
+
+    def decode(self, tokens: Sequence[int], *, clean_up_spaces: bool = False) -> str:
+        """The text of ids, without special tokens."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """A loaded model as its users see it."""
+
+    name: str
+    tokenizer: Tokenizer
+    context_length: int
+    """Tokens of prompt and answer together."""
+    defaults: Mapping[str, Any]
+    """What the model's generation_config.json sets, under the names that options have."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loading:
+    """Not ready yet; ``progress`` says in words what it is doing, and since when."""
+
+    progress: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """Loaded, and one real token was generated."""
+
+    model: ServedModel
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """It will never be ready."""
+
+    reason: str
+
+
+State = Loading | Ready | Failed
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """One request: prompt, most tokens to add, and options under their names in transformers' GenerationConfig."""
+
+    prompt: tuple[int, ...]
+    max_new_tokens: int
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """The next tokens of one of the sequences asked for; the last step of each sequence says why it ended."""
+
+    tokens: tuple[int, ...]
+    sequence: int = 0
+    finish: Finish | None = None
+
+
+class Engine(Protocol):
+    """One model at work."""
+
+    @property
+    def state(self) -> State:
+        """Loading, ready or failed; cheap, callable from everywhere."""
+        ...
+
+    def start(self) -> None:
+        """Begins to load and returns at once."""
+        ...
+
+    def generate(self, request: Generation) -> AsyncGenerator[Step]:
+        """The steps of an answer as they come. Raises EngineError.
+
+        Closing the iterator, or cancelling whoever waits on it, ends the generation within one token. Never blocks the
+        event loop.
+        """
+        ...
+
+    def stop(self) -> None:
+        """Ends what runs with Stopped, takes nothing new, and returns at once."""
+        ...

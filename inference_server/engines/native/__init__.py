@@ -1,0 +1,1 @@
+"""An engine of our own for the llama family: schedule → run → post-process, and nothing between."""

@@ -1,0 +1,101 @@
+"""From logits to tokens, request by request: greedy rows together, sampled rows by their own settings and seeds."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How one request wants its tokens chosen; the names and neutral values are those of vLLM and transformers."""
+
+    temperature: float = 1.0
+    """0 is greedy."""
+    top_k: int = 0
+    """0 keeps all."""
+    top_p: float = 1.0
+    min_p: float = 0.0
+    typical_p: float = 1.0
+    repetition_penalty: float = 1.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    seed: int | None = None
+
+    @property
+    def greedy(self) -> bool:
+        """Whether nothing is left to chance."""
+        return self.temperature == 0.0 or self.top_k == 1
+
+    @property
+    def bends_logits(self) -> bool:
+        """Whether the logits change before the choice."""
+        return bool(
+            self.repetition_penalty != 1.0 or self.frequency_penalty or self.presence_penalty or self.logit_bias
+        )
+
+
+@dataclass(slots=True)
+class Chooser:
+    """One request's settings with its own random generator, so that mates in the batch do not change its text."""
+
+    sampling: Sampling
+    generator: torch.Generator = field(default_factory=torch.Generator)
+
+    def __post_init__(self) -> None:
+        if self.sampling.seed is None:
+            self.generator.seed()
+        else:
+            self.generator.manual_seed(self.sampling.seed)
+
+    def choose(self, logits: Tensor, *, prompt: Sequence[int], output: Sequence[int]) -> int:
+        """A token for ``logits`` [vocabulary] (float32, changed in place), given the tokens so far."""
+        if self.sampling.bends_logits:
+            _bend(logits, self.sampling, prompt=prompt, output=output)
+        if self.sampling.greedy:
+            return int(logits.argmax())
+        kept, tokens = _kept(logits / self.sampling.temperature, self.sampling)
+        drawn = torch.multinomial(kept, 1, generator=self.generator)
+        return int(tokens[drawn])
+
+
+def _bend(logits: Tensor, sampling: Sampling, *, prompt: Sequence[int], output: Sequence[int]) -> None:
+    """Penalties and biases. Repetition (Keskar 2019) looks at prompt and output, the others (OpenAI) at the output."""
+    if sampling.repetition_penalty != 1.0:
+        seen = torch.tensor(sorted({*prompt, *output}), dtype=torch.long)
+        at = logits[seen]
+        logits[seen] = torch.where(at > 0, at / sampling.repetition_penalty, at * sampling.repetition_penalty)
+    if output and (sampling.frequency_penalty or sampling.presence_penalty):
+        tokens, counts = torch.tensor(output).unique(return_counts=True)
+        logits[tokens] -= sampling.frequency_penalty * counts + sampling.presence_penalty
+    for token, bias in sampling.logit_bias:
+        logits[token] += bias
+
+
+def _kept(logits: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
+    """Probabilities and tokens that are left after top-k, typical-p, top-p and min-p, most likely first."""
+    k = min(sampling.top_k, logits.shape[0]) if sampling.top_k > 0 else logits.shape[0]
+    values, tokens = logits.topk(k) if k < logits.shape[0] else logits.sort(descending=True)
+    probabilities = values.softmax(dim=0)
+    keep = torch.ones_like(probabilities, dtype=torch.bool)
+    if sampling.typical_p < 1.0:
+        keep &= _typical(probabilities, sampling.typical_p)
+    if sampling.top_p < 1.0:
+        keep &= probabilities.cumsum(dim=0) - probabilities < sampling.top_p
+    if sampling.min_p > 0.0:
+        keep &= probabilities >= sampling.min_p * probabilities[0]
+    keep[0] |= ~keep.any()
+    return probabilities * keep, tokens
+
+
+def _typical(probabilities: Tensor, mass: float) -> Tensor:
+    """The tokens nearest the entropy, up to ``mass`` (Meister 2022)."""
+    information = -probabilities.clamp_min(math.exp(-80)).log()
+    order = (information - (probabilities * information).sum()).abs().argsort()
+    ordered = probabilities[order]
+    keep = torch.zeros_like(probabilities, dtype=torch.bool)
+    keep[order[ordered.cumsum(dim=0) - ordered < mass]] = True
+    return keep

@@ -1,0 +1,78 @@
+"""The command line: KAITO's flags, so that its manifests start this server unchanged, and ours.
+
+A flag is ``--key=value``, ``--key value`` or, for a yes, ``--key``; ``-`` and ``_`` are the same in a key.
+"""
+
+import argparse
+from collections.abc import Sequence
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+WITHOUT_EFFECT = (
+    "combination_type",
+    "force_download",
+    "from_tf",
+    "output_loading_info",
+    "proxies",
+    "resume_download",
+    "state_dict",
+)
+"""Flags of KAITO 0.3 that are accepted and change nothing here."""
+
+
+class Settings(BaseModel):
+    """What the server serves, and within which limits."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    pretrained_model_name_or_path: str = Field(
+        "/workspace/weights", min_length=1, description="directory of the model, or its id in the cache"
+    )
+    pipeline: Literal["text-generation", "conversational"] = Field(
+        "text-generation", description="what a prompt is: a text to go on with, or a user's message to reply to"
+    )
+    torch_dtype: Literal["auto", "bfloat16", "float16", "float32", "float64"] = Field(
+        "auto", description="number format of the weights; auto is the one they are stored in"
+    )
+    device_map: str = Field("auto", description="auto, cpu, cuda, cuda:N, or a strategy of accelerate")
+    load_in_4bit: bool = Field(False, description="quantise to 4 bits by bitsandbytes")
+    load_in_8bit: bool = Field(False, description="quantise to 8 bits by bitsandbytes")
+    revision: str = Field("main", description="revision of a model given by its id")
+    cache_dir: str | None = Field(None, description="where models given by their ids are kept")
+    allow_remote_files: bool = Field(False, description="fetch a model given by its id if it is not in the cache")
+    trust_remote_code: bool = Field(False, description="run Python code out of the model's directory")
+    chat_template: str | None = Field(None, description="path of a template, or the template itself")
+    served_model_name: str | None = Field(None, description="the model's name for its users; its directory's otherwise")
+    engine: Literal["auto", "transformers", "native", "vllm"] = Field("auto", description="what runs the model")
+    batching: Literal["auto", "off"] = Field("auto", description="off: one request at a time")
+    host: str = Field("0.0.0.0", description="address to listen on")
+    port: int = Field(5000, ge=1, le=65535, description="port to listen on")
+    max_waiting: int = Field(32, ge=0, description="requests that may wait their turn; more are refused with 429")
+    max_body_bytes: int = Field(8 << 20, ge=1, description="largest body of a request; larger ones are refused")
+    body_seconds: float = Field(30.0, gt=0, description="time within which a body must arrive")
+    grace_seconds: float = Field(25.0, ge=0, description="time for running answers after SIGTERM")
+
+
+def parse(arguments: Sequence[str]) -> tuple[Settings, list[str]]:
+    """The settings, and what of the command line is not known or changes nothing. Ends the process for a bad value."""
+    parser = argparse.ArgumentParser(prog="python -m inference_server", allow_abbrev=False)
+    for name, field in Settings.model_fields.items():
+        _add(parser, name, switch=field.annotation is bool, description=field.description)
+    for name in WITHOUT_EFFECT:
+        _add(parser, name, switch=True, description=argparse.SUPPRESS)
+    known, unknown = parser.parse_known_args(arguments)
+    given = {name: value for name, value in vars(known).items() if value is not None}
+    idle = [f"--{name}" for name in WITHOUT_EFFECT if given.pop(name, None) is not None]
+    try:
+        return Settings.model_validate(given), [*idle, *(word for word in unknown if word.startswith("-"))]
+    except ValidationError as error:
+        parser.error("; ".join(f"--{problem['loc'][0]}: {problem['msg']}" for problem in error.errors()))
+
+
+def _add(parser: argparse.ArgumentParser, name: str, *, switch: bool, description: str | None) -> None:
+    flags = dict.fromkeys((f"--{name}", f"--{name.replace('_', '-')}"))
+    if switch:
+        parser.add_argument(*flags, dest=name, nargs="?", const="true", help=description)
+    else:
+        parser.add_argument(*flags, dest=name, help=description)

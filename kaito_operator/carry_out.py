@@ -1,0 +1,279 @@
+"""The only writer to Kubernetes: carries out one plan, in the one order that is safe to cut anywhere.
+
+Finalizer on → apply → cloud → delete → status → events → finalizer off. Every answer goes into the mirror, so the next
+pass sees our own writes. Before what costs money or cannot be undone there is a second look at the live objects.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Iterable
+from hashlib import sha256
+from typing import Protocol
+
+from kaito_operator.api.conditions import timestamp
+from kaito_operator.api.kinds import BY_NAME
+from kaito_operator.api.labels import TERMINATION_FINALIZER, WORKSPACE_FINALIZER
+from kaito_operator.clock import Clock
+from kaito_operator.kube.client import Kube
+from kaito_operator.kube.errors import Conflict, Invalid, NotFound
+from kaito_operator.mirror import Mirror
+from kaito_operator.plan import (
+    Apply,
+    CreateInCloud,
+    Delete,
+    DeleteInCloud,
+    Event,
+    Finalizer,
+    Manifest,
+    Plan,
+    Ref,
+    Report,
+)
+
+FINALIZERS = {
+    "Workspace": WORKSPACE_FINALIZER,
+    "Machine": TERMINATION_FINALIZER,
+    "NodeClaim": TERMINATION_FINALIZER,
+}
+AT_ONCE = 8
+"""Applies and deletions of one plan that are under way together."""
+
+
+class Stale(Exception):
+    """The second look found something else than the plan was made for. The mirror knows better now: plan again."""
+
+
+class CloudDoor(Protocol):
+    """What a provider must offer to have cloud steps carried out. Each method looks at the live cloud first."""
+
+    async def create(self, step: CreateInCloud) -> None:
+        """Asks for it once, conditionally; a refusal is remembered for the next plan, not raised."""
+
+    async def delete(self, step: DeleteInCloud) -> None:
+        """Asks for the deletion of what bears all ownership tags; absence is remembered."""
+
+    async def gone(self, name: str) -> bool:
+        """Whether the cloud answers that there is no such thing."""
+
+
+async def carry_out(todo: Plan, *, kube: Kube, mirror: Mirror, cloud: CloudDoor | None, clock: Clock) -> None:
+    """Writes ``todo``. Raises Stale, or the errors of ``kube.errors``; what was written until then stays written."""
+    await _finalizer_on(todo, kube=kube, mirror=mirror)
+    await _together(_apply(step, kube=kube, mirror=mirror) for step in todo.apply)
+    for step in todo.cloud:
+        await _in_cloud(step, cloud)
+    await _together(_delete(step, kube=kube, mirror=mirror) for step in todo.delete)
+    for report in todo.report:
+        await _report(report, kube=kube, mirror=mirror)
+    for event in todo.events:
+        await _record(event, kube=kube, clock=clock)
+    if todo.finalizer is Finalizer.DROP:
+        await _finalizer_off(todo, kube=kube, mirror=mirror, cloud=cloud)
+
+
+def _needs_a_second_look(todo: Plan) -> bool:
+    return bool(todo.cloud or any(a.buys for a in todo.apply) or any(d.gives_up for d in todo.delete))
+
+
+async def _finalizer_on(todo: Plan, *, kube: Kube, mirror: Mirror) -> None:
+    """Puts our finalizer on where asked; otherwise looks at the live parent if the rest of the plan needs that."""
+    if todo.finalizer is not Finalizer.ADD and not _needs_a_second_look(todo):
+        return
+    live = await _live_subject(todo, kube=kube, mirror=mirror)
+    if todo.finalizer is Finalizer.ADD:
+        live = await _with_finalizers(live, [*_finalizers(live), _ours(todo)], kube=kube, mirror=mirror)
+    buys = any(isinstance(step, CreateInCloud) for step in todo.cloud) or any(a.buys for a in todo.apply)
+    if buys and _ours(todo) not in _finalizers(live):
+        raise Stale(f"{todo.subject.ref} does not bear our finalizer")
+
+
+async def _live_subject(todo: Plan, *, kube: Kube, mirror: Mirror) -> Manifest:
+    """The second look: the parent as it is now. Raises Stale if it is not the one the plan was made for."""
+    subject = todo.subject
+    try:
+        live = await kube.get(subject.ref)
+    except NotFound:
+        _forget(subject.ref, mirror)
+        raise Stale(f"{subject.ref} is gone") from None
+    mirror.put(live)
+    meta = live["metadata"]
+    found = (meta["uid"], meta.get("generation", 0), "deletionTimestamp" in meta)
+    if found != (subject.uid, subject.generation, subject.deleting):
+        raise Stale(f"{subject.ref} changed")
+    return live
+
+
+async def _with_finalizers(live: Manifest, wanted: list[str], *, kube: Kube, mirror: Mirror) -> Manifest:
+    """Writes the finalizer list, provided nobody wrote the object since ``live``; other people's stay."""
+    ref = Ref.of(live)
+    if wanted == _finalizers(live):
+        return live
+    operations = [
+        {"op": "test", "path": "/metadata/resourceVersion", "value": live["metadata"]["resourceVersion"]},
+        {"op": "add", "path": "/metadata/finalizers", "value": wanted},
+    ]
+    try:
+        written = await kube.patch_json(ref, operations)
+    except NotFound:
+        _forget(ref, mirror)
+        raise Stale(f"{ref} is gone") from None
+    except (Conflict, Invalid) as changed:
+        raise Stale(f"{ref} changed under the finalizer: {changed.message}") from changed
+    if not wanted and "deletionTimestamp" in written["metadata"]:
+        mirror.remove(written)  # the last finalizer of a deleted object: it is gone with this answer
+    else:
+        mirror.put(written)
+    return written
+
+
+async def _finalizer_off(todo: Plan, *, kube: Kube, mirror: Mirror, cloud: CloudDoor | None) -> None:
+    """Drops our finalizer, once cloud and cluster say live that nothing is left."""
+    for name in todo.gone_in_cloud:
+        if cloud is None or not await cloud.gone(name):
+            raise Stale(f"{name} is still in the cloud")
+    for selection in todo.gone_in_cluster:
+        kind = BY_NAME[selection.api_version, selection.kind]
+        try:
+            left = await kube.list(kind, labels=",".join(f"{k}={v}" for k, v in sorted(selection.labels.items())))
+        except NotFound:
+            continue  # the kind itself is not installed, so nothing of it is left
+        for seen in left.items:
+            mirror.put(seen)
+        if left.items:
+            raise Stale(f"{len(left.items)} {kind.plural} are still there")
+    live = await _live_subject(todo, kube=kube, mirror=mirror)
+    await _with_finalizers(live, [f for f in _finalizers(live) if f != _ours(todo)], kube=kube, mirror=mirror)
+
+
+async def _apply(step: Apply, *, kube: Kube, mirror: Mirror) -> None:
+    ref = Ref.of(step.manifest)
+    if step.buys and step.uid is None:
+        await _must_be_absent(ref, kube=kube, mirror=mirror)
+    try:
+        mirror.put(await kube.apply(step.manifest, uid=step.uid))
+    except (Conflict, Invalid) as refused:
+        if step.uid is None or not _is_about_uid(refused):
+            raise
+        await _look(ref, kube=kube, mirror=mirror)
+        raise Stale(f"{ref} is not the object that was seen") from refused
+
+
+async def _must_be_absent(ref: Ref, *, kube: Kube, mirror: Mirror) -> None:
+    if await _look(ref, kube=kube, mirror=mirror) is not None:
+        raise Stale(f"{ref} exists already")
+
+
+async def _delete(step: Delete, *, kube: Kube, mirror: Mirror) -> None:
+    try:
+        if step.gives_up:
+            live = await kube.get(step.ref)
+            mirror.put(live)
+            if live["metadata"]["uid"] != step.uid:
+                raise Stale(f"{step.ref} is not the object that was seen")
+            if "deletionTimestamp" in live["metadata"]:
+                return
+        left = await kube.delete(step.ref, uid=step.uid)
+    except NotFound:
+        left = None
+    except Conflict as another:
+        await _look(step.ref, kube=kube, mirror=mirror)
+        raise Stale(f"{step.ref} is not the object that was seen") from another
+    if left is None:
+        _forget(step.ref, mirror)
+    else:
+        mirror.put(left)
+
+
+async def _in_cloud(step: CreateInCloud | DeleteInCloud, cloud: CloudDoor | None) -> None:
+    if cloud is None:
+        raise TypeError("a plan with cloud steps needs a cloud")
+    if isinstance(step, CreateInCloud):
+        await cloud.create(step)
+    else:
+        await cloud.delete(step)
+
+
+async def _report(report: Report, *, kube: Kube, mirror: Mirror) -> None:
+    try:
+        mirror.put(await kube.apply_status(report.ref, uid=report.uid, status=report.status))
+    except NotFound:
+        _forget(report.ref, mirror)
+    except (Conflict, Invalid) as refused:
+        if not _is_about_uid(refused):
+            raise
+        await _look(report.ref, kube=kube, mirror=mirror)
+        raise Stale(f"{report.ref} is not the object that was seen") from refused
+
+
+async def _record(event: Event, *, kube: Kube, clock: Clock) -> None:
+    """Its name says what it tells, to the minute, so that a pass repeated after a crash tells nothing twice."""
+    now = timestamp(clock())
+    told = sha256("\0".join((event.uid, event.type, event.reason, event.message, now[:16])).encode()).hexdigest()[:16]
+    namespace = event.about.namespace or "default"
+    about = {
+        "apiVersion": event.about.api_version,
+        "kind": event.about.kind,
+        "name": event.about.name,
+        "uid": event.uid,
+    }
+    manifest: Manifest = {
+        "apiVersion": "v1",
+        "kind": "Event",
+        "metadata": {"name": f"{event.about.name[:200]}.{told}", "namespace": namespace},
+        "involvedObject": {**about, **({"namespace": event.about.namespace} if event.about.namespace else {})},
+        "type": event.type,
+        "reason": event.reason,
+        "message": event.message[:1024],
+        "source": {"component": kube.field_manager},
+        "reportingComponent": kube.field_manager,
+        "firstTimestamp": now,
+        "lastTimestamp": now,
+        "count": 1,
+    }
+    try:
+        await kube.create(manifest)
+    except Conflict:
+        return  # told already
+
+
+async def _look(ref: Ref, *, kube: Kube, mirror: Mirror) -> Manifest | None:
+    """The live object, which the mirror learns too; None if there is none."""
+    try:
+        live = await kube.get(ref)
+    except NotFound:
+        _forget(ref, mirror)
+        return None
+    mirror.put(live)
+    return live
+
+
+def _forget(ref: Ref, mirror: Mirror) -> None:
+    known = mirror.get(BY_NAME[ref.api_version, ref.kind], ref.name, ref.namespace)
+    if known is not None:
+        mirror.remove(known)
+
+
+def _is_about_uid(refused: Conflict | Invalid) -> bool:
+    """409 "uid mismatch" if nothing has the name, 422 on metadata.uid if another object has (seen on 1.37)."""
+    return "uid mismatch" in refused.message or "metadata.uid" in refused.message
+
+
+def _finalizers(manifest: Manifest) -> list[str]:
+    return list(manifest["metadata"].get("finalizers") or [])
+
+
+def _ours(todo: Plan) -> str:
+    return FINALIZERS[todo.subject.ref.kind]
+
+
+async def _together(steps: Iterable[Awaitable[None]]) -> None:
+    """All of them, a few at a time; all get their try, then the first error is raised."""
+    room = asyncio.Semaphore(AT_ONCE)
+
+    async def one(step: Awaitable[None]) -> None:
+        async with room:
+            await step
+
+    done = await asyncio.gather(*(one(step) for step in steps), return_exceptions=True)
+    for outcome in done:
+        if isinstance(outcome, BaseException):
+            raise outcome

@@ -1,0 +1,181 @@
+"""The only calls to Azure: agent pools by ``azure-mgmt-containerservice``, one request each, no waiting inside the SDK.
+
+``polling=False`` because the state of an operation is observed, and no retries, because the SDK would sleep through any
+Retry-After: when to ask again is decided in ``errors.py``.
+"""
+
+import asyncio
+import builtins
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from azure.core import MatchConditions
+from azure.core.credentials import AccessToken
+from azure.core.exceptions import AzureError, HttpResponseError, ResourceNotFoundError
+from azure.core.pipeline import PipelineRequest
+from azure.core.pipeline.policies import AsyncHTTPPolicy
+from azure.identity.aio import (
+    AzureCliCredential,
+    ChainedTokenCredential,
+    ManagedIdentityCredential,
+    WorkloadIdentityCredential,
+)
+from azure.mgmt.containerservice.aio import ContainerServiceClient
+from azure.mgmt.containerservice.models import AgentPool as AksAgentPool
+
+from kaito_operator.gpu_provisioner.cloud import AgentPool, CloudError
+from kaito_operator.gpu_provisioner.errors import classified
+from kaito_operator.kube.errors import retry_after
+from kaito_operator.settings import ProvisionerSettings
+
+REQUEST_SECONDS = 30.0
+ONCE: dict[str, Any] = {"retry_total": 0, "retry_status": 0}
+
+
+class AgentPools:
+    """The agent pools of one AKS cluster: a ``Cloud``."""
+
+    def __init__(self, client: ContainerServiceClient, *, resource_group: str, cluster: str) -> None:
+        self._pools = client.agent_pools
+        self._where = (resource_group, cluster)
+
+    async def create(self, name: str, wanted: Mapping[str, Any]) -> AgentPool:
+        """PUT with If-None-Match: *."""
+        call = self._pools.begin_create_or_update(
+            *self._where, name, AksAgentPool(wanted), polling=False, match_condition=MatchConditions.IfMissing, **ONCE
+        )
+        poller = await _answer(call)
+        return _pool(await _answer(poller.result()))
+
+    async def delete(self, name: str, *, etag: str) -> None:
+        """DELETE with If-Match; a pool that is gone already is no error."""
+        condition = MatchConditions.IfNotModified if etag else None
+        call = self._pools.begin_delete(
+            *self._where, name, etag=etag or None, match_condition=condition, polling=False, **ONCE
+        )
+        try:
+            await _answer(call)
+        except _NotThere:
+            return
+
+    async def get(self, name: str) -> AgentPool | None:
+        """GET; None for 404."""
+        try:
+            return _pool(await _answer(self._pools.get(*self._where, name, **ONCE)))
+        except _NotThere:
+            return None
+
+    async def list(self) -> "builtins.list[AgentPool]":
+        """LIST, all pages."""
+        pools: builtins.list[AgentPool] = await _answer(self._all())
+        return pools
+
+    async def _all(self) -> "builtins.list[AgentPool]":
+        return [_pool(found) async for found in self._pools.list(*self._where, **ONCE)]
+
+
+class _NotThere(Exception):
+    """404: no such pool."""
+
+
+async def _answer(call: Any) -> Any:
+    """One request's answer within its time. Raises CloudError, or _NotThere."""
+    try:
+        async with asyncio.timeout(REQUEST_SECONDS):
+            return await call
+    except ResourceNotFoundError as missing:
+        if _is_the_pool(missing):
+            raise _NotThere from missing
+        raise _refused(missing) from missing
+    except HttpResponseError as refused:
+        raise _refused(refused) from refused
+    except (AzureError, TimeoutError, OSError) as lost:
+        raise CloudError(classified(0, {"message": str(lost) or "no answer in time"})) from lost
+
+
+def _is_the_pool(missing: ResourceNotFoundError) -> bool:
+    """Whether the pool is missing, and not the cluster, the resource group or the subscription."""
+    code = missing.error.code if missing.error else ""
+    return code in ("NotFound", "ResourceNotFound", "AgentPoolNotFound") and "gent" in str(missing.message)
+
+
+def _refused(error: HttpResponseError) -> CloudError:
+    headers: Mapping[str, str] = getattr(error.response, "headers", {})
+    return CloudError(
+        classified(error.status_code or 0, _body(error), retry_after=retry_after(headers.get("Retry-After")))
+    )
+
+
+def _body(error: HttpResponseError) -> dict[str, Any]:
+    if error.error is None:
+        return {"message": str(error.message)}
+    return {
+        "code": error.error.code,
+        "message": error.error.message,
+        "details": [{"code": d.code, "message": d.message} for d in error.error.details or ()],
+    }
+
+
+def _pool(found: Any) -> AgentPool:
+    properties = found.properties
+    problem = properties.status.provisioning_error if properties.status is not None else None
+    return AgentPool(
+        name=found.name,
+        state=properties.provisioning_state or "",
+        etag=properties.e_tag or "",
+        vm_size=properties.vm_size or "",
+        tags=dict(properties.tags or {}),
+        problem=str(problem.message) if problem is not None else "",
+    )
+
+
+def connect(settings: ProvisionerSettings) -> AgentPools:
+    """The agent pools that the settings name. Opens no connection yet."""
+    extra: dict[str, Any] = {"base_url": settings.endpoint} if settings.endpoint else {}
+    if settings.static_token_file:
+        extra["authentication_policy"] = _StaticToken(Path(settings.static_token_file))
+    client = ContainerServiceClient(_credential(settings), settings.subscription, polling_interval=1, **extra)
+    return AgentPools(client, resource_group=settings.resource_group, cluster=settings.cluster)
+
+
+def _credential(settings: ProvisionerSettings) -> Any:
+    """Workload identity where it is federated, else managed identity, else a developer's own login."""
+    if settings.static_token_file:
+        return _NoCredential()
+    ways: list[Any] = []
+    if settings.tenant and settings.client and settings.federated_token_file:
+        ways.append(
+            WorkloadIdentityCredential(
+                tenant_id=settings.tenant, client_id=settings.client, token_file_path=settings.federated_token_file
+            )
+        )
+    return ChainedTokenCredential(
+        *ways, ManagedIdentityCredential(client_id=settings.client or None), AzureCliCredential()
+    )
+
+
+class _NoCredential:
+    """The SDK wants a credential even where a policy of our own sets the header."""
+
+    async def get_token(self, *scopes: str, **_: Any) -> AccessToken:
+        raise NotImplementedError(f"no token for {scopes}: a static one is in use")
+
+    async def close(self) -> None: ...
+
+    async def __aenter__(self) -> "_NoCredential":
+        return self
+
+    async def __aexit__(self, *_: object) -> None: ...
+
+
+class _StaticToken(AsyncHTTPPolicy[Any, Any]):
+    """A bearer token from a file, for an endpoint that is not Azure; the SDK's own policy insists on TLS."""
+
+    def __init__(self, file: Path) -> None:
+        super().__init__()
+        self._file = file
+
+    async def send(self, request: PipelineRequest[Any]) -> Any:
+        request.http_request.headers["Authorization"] = f"Bearer {self._file.read_text().strip()}"
+        return await self.next.send(request)

@@ -1,0 +1,49 @@
+"""The place where another cloud plugs in: what a provider has to offer, in four verbs and the errors they raise.
+
+Contract, as Karpenter's: ``delete`` asks and returns; keep asking ``get`` until it answers None. Nothing waits for an
+operation to end; its state is observed.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from kaito_operator.gpu_provisioner.errors import Refusal
+
+
+@dataclass(frozen=True, slots=True)
+class AgentPool:
+    """What the cloud holds under a name."""
+
+    name: str
+    state: str
+    """provisioningState: Creating, Updating, Deleting, Succeeded, Failed, Canceled …"""
+    etag: str = ""
+    vm_size: str = ""
+    tags: Mapping[str, str] = field(default_factory=dict)
+    problem: str = ""
+    """What the cloud says of a failed state."""
+
+
+class CloudError(Exception):
+    """The cloud said no; ``refusal`` says why, and when to ask again."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(refusal.message)
+        self.refusal = refusal
+
+
+class Cloud(Protocol):
+    """A provider of agent pools of one machine. Every method raises CloudError."""
+
+    async def create(self, name: str, wanted: Mapping[str, Any]) -> AgentPool:
+        """Asks for a pool, on condition that there is none of the name."""
+
+    async def delete(self, name: str, *, etag: str) -> None:
+        """Asks for the deletion of the pool, on condition that nobody changed it since."""
+
+    async def get(self, name: str) -> AgentPool | None:
+        """The pool as it is now; None if there is none."""
+
+    async def list(self) -> list[AgentPool]:
+        """All pools of the cluster, other people's too."""

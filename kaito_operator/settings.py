@@ -1,0 +1,111 @@
+"""Every setting, read once from the environment and then frozen. ``docs/reference/settings.md`` is made from here."""
+
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class ControllerSettings(BaseSettings):
+    """What both controllers take."""
+
+    model_config = SettingsConfigDict(frozen=True, populate_by_name=True, extra="ignore", env_ignore_empty=True)
+
+    namespace: str = Field(
+        "kaito-system", alias="RELEASE_NAMESPACE", description="Where the controller and its Lease live."
+    )
+    identity: str = Field("", alias="POD_NAME", description="Who holds the Lease; the host's name if empty.")
+    log_format: Literal["json", "text"] = Field("json", alias="KAITO_LOG_FORMAT", description="`json` or `text`.")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        "INFO", alias="KAITO_LOG_LEVEL", description="The least severe lines that are written."
+    )
+    lease_seconds: float = Field(
+        15.0,
+        alias="KAITO_LEASE_SECONDS",
+        gt=0,
+        description="How long a standby waits for a leader that died without a word.",
+    )
+    resync_seconds: float = Field(
+        300.0, alias="KAITO_RESYNC_SECONDS", gt=0, description="Every object is listed anew this often."
+    )
+    workers: int = Field(8, alias="KAITO_WORKERS", ge=1, description="Passes at once.")
+    metrics_port: int = Field(8080, alias="KAITO_METRICS_PORT", description="Port of `/metrics`.")
+    health_port: int = Field(8081, alias="KAITO_HEALTH_PORT", description="Port of `/healthz` and `/readyz`.")
+
+
+class WorkspaceSettings(ControllerSettings):
+    """What the Workspace operator takes."""
+
+    preset_registry: str = Field(
+        "kaito", alias="PRESET_REGISTRY_NAME", description="Preset images are `<this>/kaito-<preset>:<version>`."
+    )
+    preset_version: str = Field("0.1.0", alias="KAITO_PRESET_VERSION", description="The tag of the preset images.")
+    cloud: Literal["azure", "aws"] = Field(
+        "azure", alias="CLOUD_PROVIDER", description="Whose instance types are meant."
+    )
+
+
+class ProvisionerSettings(ControllerSettings):
+    """What gpu-provisioner takes."""
+
+    subscription: str = Field(alias="ARM_SUBSCRIPTION_ID", description="The Azure subscription of the cluster.")
+    resource_group: str = Field(alias="ARM_RESOURCE_GROUP", description="The resource group of the cluster.")
+    cluster: str = Field(alias="AZURE_CLUSTER_NAME", description="The name of the AKS cluster.")
+    location: str = Field("", alias="LOCATION", description="The Azure region of the cluster.")
+    tenant: str = Field("", alias="AZURE_TENANT_ID", description="The tenant of the workload identity.")
+    client: str = Field("", alias="AZURE_CLIENT_ID", description="The client id of the workload identity.")
+    federated_token_file: str = Field(
+        "", alias="AZURE_FEDERATED_TOKEN_FILE", description="Where the workload identity webhook puts the token."
+    )
+    endpoint: str = Field(
+        "", alias="KAITO_AZURE_ENDPOINT", description="Another Azure Resource Manager than the public cloud's."
+    )
+    static_token_file: str = Field(
+        "", alias="KAITO_AZURE_STATIC_TOKEN_FILE", description="A bearer token for an endpoint that is not Azure."
+    )
+    gone_seconds: float = Field(
+        30.0,
+        alias="KAITO_GONE_SECONDS",
+        ge=0,
+        description="How long a pool must have been gone before its Machine may go.",
+    )
+    poll_seconds: float = Field(
+        20.0,
+        alias="KAITO_POLL_SECONDS",
+        gt=0,
+        description="One LIST of all pools this often while anything is in flight.",
+    )
+    launch_seconds: float = Field(
+        1200.0, alias="KAITO_LAUNCH_SECONDS", gt=0, description="How long a pool may take to be created."
+    )
+    registration_seconds: float = Field(
+        900.0,
+        alias="KAITO_REGISTRATION_SECONDS",
+        gt=0,
+        description="How long a node may take to join once its pool exists.",
+    )
+    most_pools: int = Field(
+        90, alias="KAITO_MOST_POOLS", ge=0, description="Agent pools of ours at most (AKS allows 100)."
+    )
+    creates_per_10_minutes: int = Field(
+        100, alias="KAITO_CREATES_PER_10_MINUTES", ge=0, description="Pools asked for in ten minutes at most."
+    )
+
+
+def as_markdown() -> str:
+    """The reference page."""
+    parts = ["# Settings", "", "Read from the environment at start; the charts set them from their values."]
+    for title, model in (
+        ("Both controllers", ControllerSettings),
+        ("Workspace operator", WorkspaceSettings),
+        ("gpu-provisioner", ProvisionerSettings),
+    ):
+        parts += ["", f"## {title}", "", "| variable | default | meaning |", "|---|---|---|"]
+        inherited = ControllerSettings.model_fields if model is not ControllerSettings else {}
+        for name, field in model.model_fields.items():
+            if name not in inherited:
+                default = (
+                    "required" if field.is_required() else f"`{field.default}`" if field.default != "" else "empty"
+                )
+                parts.append(f"| `{field.alias}` | {default} | {field.description} |")
+    return "\n".join(parts) + "\n"

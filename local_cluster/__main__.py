@@ -1,0 +1,56 @@
+"""``python -m local_cluster serve NAME [--bare]``; what people type is ``kaito local``."""
+
+import argparse
+import os
+import sys
+
+from local_cluster.errors import LocalClusterError
+
+
+def main() -> int:
+    """0 when done; 1 with one line that says what is wrong."""
+    parser = argparse.ArgumentParser(prog="python -m local_cluster")
+    commands = parser.add_subparsers(dest="command", required=True)
+    serve = commands.add_parser("serve", help="serve a cluster from the background")
+    inside = commands.add_parser("inside", help="what serve starts as the first process of the namespace")
+    for command in (serve, inside):
+        command.add_argument("name")
+        command.add_argument("--bare", action="store_true", help="without the operators")
+    inside.add_argument("api_port", type=int)
+    inside.add_argument("--user-namespace", action="store_true")
+    arguments = parser.parse_args()
+    try:
+        if arguments.command == "serve":
+            from local_cluster import serve as outside
+
+            return outside.main(arguments.name, bare=arguments.bare)
+        reap_orphans()
+        from local_cluster import supervisor
+
+        return supervisor.main(
+            arguments.name,
+            api_port=arguments.api_port,
+            bare=arguments.bare,
+            user_namespace=arguments.user_namespace,
+        )
+    except LocalClusterError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+
+
+def reap_orphans() -> None:
+    """Splits the first process in two: the parent only buries the dead, the duty of process 1; the child goes on.
+
+    Called before anything big is imported, so that the parent stays small.
+    """
+    child = os.fork()
+    if child == 0:
+        return
+    while True:
+        pid, status = os.wait()
+        if pid == child:
+            os._exit(os.waitstatus_to_exitcode(status) & 0xFF)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

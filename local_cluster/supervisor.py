@@ -1,0 +1,177 @@
+"""Inside the namespace: starts the control plane, the system node and Azure's stand-in, and keeps them running."""
+
+import asyncio
+import logging
+import sys
+from collections.abc import Callable
+
+from aiohttp import web
+
+from local_cluster import charts, credentials, model, namespace, processes, relay
+from local_cluster.api import Api
+from local_cluster.azure import AzureStandIn
+from local_cluster.azure_machines import VirtualMachine
+from local_cluster.control_plane import AUDIT_POLICY, ControlPlane
+from local_cluster.errors import LocalClusterError
+from local_cluster.images import local_images
+from local_cluster.kubelet import Node
+from local_cluster.nodes import MakeRuntime, Nodes
+from local_cluster.pod_network import PodNetwork
+from local_cluster.process_runtime import ProcessRuntime
+from local_cluster.processes import Program
+from local_cluster.state import ClusterDirectory, Outcome
+
+SYSTEM_NODE = "kaito-system"
+SYSTEM_MACHINE = VirtualMachine(name=SYSTEM_NODE, labels={}, taints=(), provider_id="", gpus=0)
+"""The machine that the cluster's own pods run on."""
+AZURE_PORT = 10443
+
+THRIFT = {"GOGC": "50", "GOMAXPROCS": "2"}
+"""For the Go programs: a laptop has other plans for its memory and cores, and this cluster little to do."""
+
+
+class Supervisor:
+    """Everything that runs inside one cluster's namespace."""
+
+    def __init__(self, directory: ClusterDirectory, *, name: str, api_port: int, make_runtime: MakeRuntime) -> None:
+        self._directory = directory
+        self._name = name
+        self._relay_port = api_port
+        self._make_runtime = make_runtime
+        self._tokens = credentials.new_tokens()
+        self._programs: list[Program] = []
+        self._plane = ControlPlane(
+            programs={link.name: link for link in directory.programs.iterdir()},
+            directory=directory.path,
+            address=namespace.SYSTEM_ADDRESS,
+            listen="0.0.0.0",
+        )
+        self._environment = {**namespace.environment(), **THRIFT}
+
+    async def run(self, *, bare: bool) -> None:
+        """Brings the cluster up, then keeps it up until cancelled."""
+        await relay.serve_inside(self._directory.socket)
+        api = await self._control_plane()
+        nodes = Nodes(
+            plane=self._plane,
+            api=api,
+            directory=self._directory.nodes,
+            token=self._tokens[credentials.ADMIN],
+            environment=self._environment,
+            make_runtime=self._make_runtime,
+        )
+        try:
+            await self._system_node(nodes)
+            processes.check(self._programs)
+            await serve_azure(nodes)
+            await self._finish(bare=bare)
+            await asyncio.Event().wait()
+        finally:
+            await api.close()
+
+    async def _control_plane(self) -> Api:
+        self._write_credentials()
+        plane = self._plane
+        self._say(Outcome.BEGUN, "API server")
+        await self._start("etcd", plane.etcd())
+        await self._start("kube-apiserver", plane.kube_apiserver())
+        await processes.first_yes(self._has_certificate, programs=self._programs, within=30)
+        api = Api(url=plane.url, token=self._tokens[credentials.ADMIN], authority=plane.authority)
+        await processes.first_yes(api.ready, programs=self._programs, within=60)
+        self._write_kubeconfigs()
+        self._say(Outcome.DONE, "API server")
+        await self._start("kube-controller-manager", plane.kube_controller_manager())
+        await self._start("kube-scheduler", plane.kube_scheduler())
+        await self._start("kube-proxy", plane.kube_proxy(SYSTEM_NODE))
+        return api
+
+    async def _system_node(self, nodes: Nodes) -> None:
+        self._say(Outcome.BEGUN, "system node")
+        await nodes.start(SYSTEM_MACHINE)
+        kubelet = nodes.kubelet(SYSTEM_NODE)
+        await processes.first_yes(lambda: nodes.ready(SYSTEM_NODE), programs=[*self._programs, kubelet], within=60)
+        self._say(Outcome.DONE, "system node")
+
+    async def _finish(self, *, bare: bool) -> None:
+        """Installs the operators. Where that fails the cluster stays, so that one can look why."""
+        try:
+            if not bare:
+                self._say(Outcome.BEGUN, "operators")
+                await charts.install(self._plane.programs, environment=self._environment)
+                await charts.available(self._plane.programs, environment=self._environment, within=60)
+                self._say(Outcome.DONE, "operators")
+        except LocalClusterError as error:
+            self._say(Outcome.FAILED, f"{error}; look with: kaito local run -- kubectl get pods -A")
+        else:
+            self._say(Outcome.UP, f"cluster {self._name} is up")
+
+    async def _start(self, name: str, argv: list[str]) -> Program:
+        program = Program(name, argv, log_file=self._directory.logs / f"{name}.log", environment=self._environment)
+        await program.start()
+        self._programs.append(program)
+        return program
+
+    async def _has_certificate(self) -> bool:
+        return self._plane.authority.exists() and b"END CERT" in self._plane.authority.read_bytes()
+
+    def _write_credentials(self) -> None:
+        plane = self._plane
+        credentials.write_secret(plane.tokens, credentials.token_file(self._tokens))
+        credentials.write_secret(plane.signing_key, credentials.new_signing_key())
+        credentials.write_secret(plane.audit_policy, AUDIT_POLICY)
+
+    def _write_kubeconfigs(self) -> None:
+        """One for each program of ours, one for commands inside, and one that works from outside."""
+        plane, authority = self._plane, self._plane.authority.read_bytes()
+        for user, token in self._tokens.items():
+            inside = credentials.kubeconfig(server=plane.url, token=token, authority=authority, cluster=self._name)
+            credentials.write_secret(plane.kubeconfig(user), inside)
+        token = self._tokens[credentials.ADMIN]
+        inside = credentials.kubeconfig(server=plane.url, token=token, authority=authority, cluster=self._name)
+        credentials.write_secret(self._directory.inside_kubeconfig, inside)
+        # The API server's certificate names localhost, but not 127.0.0.1.
+        outside = credentials.kubeconfig(
+            server=f"https://127.0.0.1:{self._relay_port}",
+            token=token,
+            authority=authority,
+            cluster=self._name,
+            tls_name="localhost",
+        )
+        credentials.write_secret(self._directory.kubeconfig, outside)
+
+    def _say(self, outcome: Outcome, text: str) -> None:
+        self._directory.report(outcome, text)
+
+
+async def serve_azure(nodes: Nodes) -> None:
+    """Starts Azure's stand-in, whose virtual machines are nodes of this cluster."""
+    runner = web.AppRunner(AzureStandIn(machines=nodes).app(), access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, namespace.SYSTEM_ADDRESS, AZURE_PORT).start()
+
+
+def main(name: str, *, api_port: int, bare: bool, user_namespace: bool) -> int:
+    """Runs inside until it is killed; 1 if the cluster could not come up."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    directory = ClusterDirectory.of(name)
+    try:
+        namespace.furnish(directory.path, user_namespace=user_namespace)
+        directory = ClusterDirectory(namespace.INSIDE)
+        asyncio.run(Supervisor(directory, name=name, api_port=api_port, make_runtime=process_runtimes()).run(bare=bare))
+    except LocalClusterError as error:
+        directory.report(Outcome.FAILED, str(error))
+    except OSError as error:
+        directory.report(Outcome.FAILED, f"{error.filename or 'starting'}: {error.strerror}")
+    return 1
+
+
+def process_runtimes() -> MakeRuntime:
+    """The container runtimes of this cluster: one table of images for all nodes, a network for each."""
+    weights = model.directory()
+    images = local_images(charts.PRESET_VERSION, weights if weights.is_dir() else None)
+
+    def make(node: Node, kubelet_pid: Callable[[], int | None]) -> ProcessRuntime:
+        network = PodNetwork(node_address=node.address, pod_range=node.pod_range)
+        return ProcessRuntime(node.name, images, network, kubelet_pid, gpus=node.gpus > 0)
+
+    return make

@@ -1,0 +1,72 @@
+"""Whether a model fits on machines of one size, and which sizes it fits on."""
+
+from dataclasses import dataclass
+
+from presets.catalog import Catalog, InstanceType, Model
+
+SHARE_FOR_PODS = 0.75
+"""AKS keeps back at most a quarter of a machine's memory for itself (its kube-reserved table: 25 % of the first 4 GiB,
+less of what is above, and 0.75 GiB for eviction on older versions)."""
+SUGGESTIONS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """It fits; each machine gives its ``gpus_per_node``, 0 where the model runs on the processors."""
+
+    gpus_per_node: int
+
+
+@dataclass(frozen=True, slots=True)
+class Misfit:
+    """It does not fit: everything that stands against it, and the smallest sizes on which it would."""
+
+    problems: tuple[str, ...]
+    sizes: tuple[str, ...]
+
+
+def fits(model: Model, instance_type: InstanceType, count: int, *, catalog: Catalog) -> Fit | Misfit:
+    """Whether ``count`` machines of this size serve the model. Every replica of a model that cannot spread over
+    machines must fit on one of them."""
+    if problems := _problems(model, instance_type, count):
+        return Misfit(problems=problems, sizes=smallest(model, count, catalog=catalog))
+    return Fit(gpus_per_node=instance_type.gpus)
+
+
+def smallest(model: Model, count: int, *, catalog: Catalog) -> tuple[str, ...]:
+    """The smallest sizes still sold that serve the model on ``count`` machines, smallest first."""
+    serving = [
+        size for size in catalog.instance_types.values() if not size.retired and not _problems(model, size, count)
+    ]
+    serving.sort(key=lambda size: (size.gpu_memory_gib, size.gpus, size.memory_gib, size.cpus, size.name))
+    return tuple(size.name for size in serving[:SUGGESTIONS])
+
+
+def _problems(model: Model, size: InstanceType, count: int) -> tuple[str, ...]:
+    if not size.gpus:
+        return _without_gpus(model, size)
+    machines = count if model.distributed else 1
+    gpus, memory, per_gpu = machines * size.gpus, machines * size.gpu_memory_gib, size.gpu_memory_gib // size.gpus
+    has = f"{machines} × {size.name} has" if machines > 1 else f"{size.name} has"
+    needs = {
+        f"{_gpus(model.gpus)}, {has} {gpus}": gpus < model.gpus,
+        f"{model.per_gpu_memory_gib} GiB on each GPU, {size.name} has {per_gpu} GiB": per_gpu
+        < model.per_gpu_memory_gib,
+        f"{model.total_memory_gib} GiB of GPU memory, {has} {memory} GiB": memory < model.total_memory_gib,
+    }
+    return tuple(f"{model.name} needs {need}" for need, unmet in needs.items() if unmet)
+
+
+def _without_gpus(model: Model, size: InstanceType) -> tuple[str, ...]:
+    if not model.cpu:
+        return (f"{model.name} needs {_gpus(model.gpus)}, {size.name} has none",)
+    usable = size.memory_gib * SHARE_FOR_PODS
+    if usable < model.total_memory_gib:
+        return (
+            f"{model.name} needs {model.total_memory_gib} GiB of memory, {size.name} gives pods about {usable:g} GiB",
+        )
+    return ()
+
+
+def _gpus(number: int) -> str:
+    return "1 GPU" if number == 1 else f"{number} GPUs"

@@ -1,0 +1,77 @@
+"""The charts: they lint, render to the golden YAML, hold no wildcard, and every pod is restricted."""
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from local_cluster import binaries
+
+ROOT = Path(__file__).parent.parent.parent
+CHARTS = ("workspace", "gpu-provisioner")
+AZURE = (
+    "settings.azure.subscriptionId=00000000-0000-0000-0000-000000000001",
+    "settings.azure.resourceGroup=group",
+    "settings.azure.clusterName=cluster",
+    "settings.azure.location=westeurope",
+    "settings.azure.tenantId=00000000-0000-0000-0000-000000000002",
+    "workloadIdentity.clientId=00000000-0000-0000-0000-000000000003",
+)
+VALUES: dict[str, tuple[str, ...]] = {"workspace": (), "gpu-provisioner": AZURE}
+KUBERNETES = binaries.pinned("k8s.io/kubernetes")
+
+
+def helm(*arguments: str) -> str:
+    program = binaries.find("helm")["helm"]
+    return subprocess.run([program, *arguments], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+
+def rendered(chart: str) -> list[dict[str, Any]]:
+    settings = [word for value in VALUES[chart] for word in ("--set", value)]
+    text = helm("template", chart, f"charts/{chart}", "-n", "kaito-system", "--kube-version", KUBERNETES, *settings)
+    return [manifest for manifest in yaml.safe_load_all(text) if manifest]
+
+
+@pytest.mark.parametrize("chart", CHARTS)
+def test_a_chart_renders_to_its_golden_yaml(chart: str, golden: Any) -> None:
+    golden(f"charts/{chart}", rendered(chart))
+
+
+@pytest.mark.parametrize("chart", CHARTS)
+def test_a_chart_lints(chart: str) -> None:
+    settings = [word for value in VALUES[chart] for word in ("--set", value)]
+    assert "0 chart(s) failed" in helm("lint", f"charts/{chart}", "--kube-version", KUBERNETES, *settings)
+
+
+def test_the_provisioner_says_which_value_is_missing() -> None:
+    with pytest.raises(subprocess.CalledProcessError) as refused:
+        helm("template", "gp", "charts/gpu-provisioner", "--kube-version", KUBERNETES)
+    assert "settings.azure." in refused.value.stderr
+
+
+@pytest.mark.security
+@pytest.mark.parametrize("chart", CHARTS)
+def test_no_rule_has_a_wildcard_or_reads_secrets(chart: str) -> None:
+    rules = [rule for m in rendered(chart) if m["kind"] in ("ClusterRole", "Role") for rule in m["rules"]]
+    assert rules
+    for rule in rules:
+        assert "*" not in [*rule["apiGroups"], *rule["resources"], *rule["verbs"]]
+        assert "secrets" not in rule["resources"]
+
+
+@pytest.mark.security
+@pytest.mark.parametrize("chart", CHARTS)
+def test_the_pod_meets_the_restricted_profile(chart: str) -> None:
+    pods = [m["spec"]["template"]["spec"] for m in rendered(chart) if m["kind"] == "Deployment"]
+    for pod in pods:
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        for container in pod["containers"]:
+            assert container["securityContext"] == {
+                "allowPrivilegeEscalation": False,
+                "readOnlyRootFilesystem": True,
+                "capabilities": {"drop": ["ALL"]},
+            }
+        assert all(set(v) & {"emptyDir", "secret"} for v in pod["volumes"])

@@ -1,0 +1,172 @@
+"""What every engine promises. To test another one, add a way to make it to ``MADE``; it serves the tiny model."""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from inference_server.engines.engine import (
+    Engine,
+    Failed,
+    Generation,
+    InvalidParameters,
+    Loading,
+    Ready,
+    Stopped,
+)
+from inference_server.engines.transformers_engine import TransformersEngine
+from inference_server.settings import Settings
+from tests.support.cluster import eventually
+from tests.support.tiny_model import CONTEXT
+
+MADE: dict[str, Callable[[Settings], Engine]] = {"transformers": TransformersEngine}
+PROMPT = (10, 20, 30, 40)
+GREEDY = {"do_sample": False}
+
+
+@pytest.fixture(params=MADE)
+async def engine(request: pytest.FixtureRequest, tiny_model: Path) -> AsyncIterator[Engine]:
+    made = MADE[request.param](Settings(pretrained_model_name_or_path=str(tiny_model), device_map="cpu"))
+    made.start()
+    eventually(lambda: not isinstance(made.state, Loading), within=60, what="the model is loaded")
+    yield made
+    made.stop()
+
+
+async def generated(engine: Engine, request: Generation) -> dict[int, tuple[list[int], str | None]]:
+    """Tokens and reason of the end, of each sequence."""
+    tokens: dict[int, list[int]] = {}
+    ends: dict[int, str | None] = {}
+    async with aclosing(engine.generate(request)) as steps:
+        async for step in steps:
+            tokens.setdefault(step.sequence, []).extend(step.tokens)
+            ends[step.sequence] = step.finish
+    return {number: (tokens[number], ends[number]) for number in tokens}
+
+
+def reference(tiny_model: Path, **options: Any) -> list[list[int]]:
+    """What transformers generates after PROMPT when it is asked directly."""
+    model = AutoModelForCausalLM.from_pretrained(tiny_model)
+    prompt = torch.tensor([PROMPT])
+    made = model.generate(prompt, attention_mask=torch.ones_like(prompt), **options)
+    continued: list[list[int]] = made[:, len(PROMPT) :].tolist()
+    return continued
+
+
+async def test_a_started_engine_becomes_ready_and_says_what_it_serves(engine: Engine, tiny_model: Path) -> None:
+    assert isinstance(engine.state, Ready)
+    served = engine.state.model
+    assert (served.name, served.context_length) == (tiny_model.name, CONTEXT)
+    assert served.defaults["eos_token_id"] == 2
+    assert served.tokenizer.decode(served.tokenizer.encode("w5 w6")) == "w5 w6"
+
+
+async def test_greedy_tokens_are_those_of_transformers(engine: Engine, tiny_model: Path) -> None:
+    found = await generated(engine, Generation(PROMPT, 12, GREEDY))
+    assert found == {0: (reference(tiny_model, max_new_tokens=12, **GREEDY)[0], "length")}
+
+
+async def test_requests_at_the_same_time_do_not_disturb_each_other(engine: Engine, tiny_model: Path) -> None:
+    wanted = (reference(tiny_model, max_new_tokens=12, **GREEDY)[0], "length")
+    found = await asyncio.gather(*(generated(engine, Generation(PROMPT, 12, GREEDY)) for _ in range(8)))
+    assert found == [{0: wanted}] * 8
+
+
+async def test_a_token_that_ends_the_sequence_ends_it(engine: Engine, tiny_model: Path) -> None:
+    tokens = reference(tiny_model, max_new_tokens=12, **GREEDY)[0]
+    end = tokens[5]
+    found = await generated(engine, Generation(PROMPT, 12, {**GREEDY, "eos_token_id": [end]}))
+    assert found == {0: (tokens[: tokens.index(end) + 1], "stop")}
+
+
+async def test_several_sequences_each_have_their_own_end(engine: Engine, tiny_model: Path) -> None:
+    options = {**GREEDY, "num_beams": 3, "num_return_sequences": 2}
+    wanted = reference(tiny_model, max_new_tokens=6, **options)
+    found = await generated(engine, Generation(PROMPT, 6, options))
+    assert found == {number: (tokens, "length") for number, tokens in enumerate(wanted)}
+
+
+async def test_options_that_contradict_each_other_fail_this_request_alone(engine: Engine, tiny_model: Path) -> None:
+    with pytest.raises(InvalidParameters, match="num_return_sequences"):
+        await generated(engine, Generation(PROMPT, 2, {**GREEDY, "num_return_sequences": 2}))
+    assert (await generated(engine, Generation(PROMPT, 2, GREEDY)))[0][1] == "length"
+
+
+@pytest.mark.parametrize("after", [0, 1, 5])
+async def test_who_closes_the_iterator_ends_the_generation(engine: Engine, after: int) -> None:
+    endless = Generation(PROMPT, 1_000_000, GREEDY)  # would fail at the end of the context, if it came so far
+    async with asyncio.timeout(20):
+        steps = engine.generate(endless)
+        for _ in range(after):
+            await anext(steps)
+        await steps.aclose()
+        assert (await generated(engine, Generation(PROMPT, 2, GREEDY)))[0][1] == "length"
+
+
+async def test_a_waiting_request_can_be_given_up(engine: Engine) -> None:
+    async with asyncio.timeout(20):
+        running = engine.generate(Generation(PROMPT, 1_000_000, GREEDY))
+        await anext(running)
+        waiting = asyncio.ensure_future(generated(engine, Generation(PROMPT, 1_000_000, GREEDY)))
+        await asyncio.sleep(0)
+        waiting.cancel()
+        await running.aclose()
+        assert (await generated(engine, Generation(PROMPT, 2, GREEDY)))[0][1] == "length"
+
+
+async def test_stopping_ends_what_runs_and_what_waits_and_takes_nothing_new(engine: Engine) -> None:
+    async with asyncio.timeout(20):
+        running = engine.generate(Generation(PROMPT, 1_000_000, GREEDY))
+        await anext(running)
+        waiting = asyncio.ensure_future(generated(engine, Generation(PROMPT, 2, GREEDY)))
+        await asyncio.sleep(0)
+        engine.stop()
+        with pytest.raises(Stopped):
+            async for _ in running:
+                pass
+        with pytest.raises(Stopped):
+            await waiting
+        with pytest.raises(Stopped):
+            await generated(engine, Generation(PROMPT, 2, GREEDY))
+
+
+@pytest.mark.badinput
+@pytest.mark.parametrize("make", MADE.values(), ids=MADE)
+@pytest.mark.parametrize(
+    ("broken", "reason"),
+    [
+        ("no directory", "OSError"),
+        ("no weights", "OSError.*safetensors"),
+        ("weights cut short", "SafetensorError"),
+        ("pickled weights", "OSError.*safetensors"),
+    ],
+)
+def test_a_model_that_cannot_be_loaded_is_a_reason_and_not_a_crash(
+    make: Callable[[Settings], Engine], broken: str, reason: str, tiny_model: Path, tmp_path: Path
+) -> None:
+    directory = tmp_path / "model"
+    if broken != "no directory":
+        directory.mkdir()
+        for file in tiny_model.iterdir():
+            (directory / file.name).write_bytes(file.read_bytes())
+        weights = directory / "model.safetensors"
+        if broken == "weights cut short":
+            weights.write_bytes(weights.read_bytes()[:1000])
+        else:
+            weights.unlink()
+        if broken == "pickled weights":
+            torch.save({}, directory / "pytorch_model.bin")
+    engine = make(Settings(pretrained_model_name_or_path=str(directory), device_map="cpu"))
+    engine.start()
+    eventually(lambda: not isinstance(engine.state, Loading), within=60, what="an end of loading")
+    engine.stop()
+    state = engine.state
+    assert isinstance(state, Failed)
+    assert "\n" not in state.reason
+    assert re.search(reason, state.reason), state.reason

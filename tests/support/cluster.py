@@ -1,0 +1,102 @@
+"""A whole local cluster for the system tests, driven by the commands a user has."""
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+ROOT = Path(__file__).parent.parent.parent
+KAITO = Path(sys.executable).parent / "kaito"
+ARM = "http://10.244.255.1:10443"
+
+
+class NotInTime(AssertionError):
+    """What was awaited did not come; the message holds what was there instead."""
+
+
+@dataclass(frozen=True)
+class LocalCluster:
+    """One named cluster. ``up`` is idempotent; ``down`` leaves nothing."""
+
+    name: str
+
+    def up(self) -> None:
+        """Start it, operators included."""
+        self._kaito("local", "up", "--name", self.name, timeout=300)
+
+    def down(self) -> None:
+        """Stop it."""
+        self._kaito("local", "down", "--name", self.name, timeout=60)
+
+    def run(self, *command: str, check: bool = True, stdin: str | None = None, timeout: float = 60) -> str:
+        """A command in the cluster's network; its standard output. Raises with both streams if it fails."""
+        return self._kaito(
+            "local", "run", "--name", self.name, "--", *command, check=check, stdin=stdin, timeout=timeout
+        )
+
+    def kubectl(self, *arguments: str, check: bool = True, stdin: str | None = None) -> str:
+        """kubectl inside the cluster."""
+        return self.run("kubectl", *arguments, check=check, stdin=stdin)
+
+    def get(self, *arguments: str) -> dict[str, Any]:
+        """``kubectl get … -o json``, parsed."""
+        found: dict[str, Any] = json.loads(self.kubectl("get", *arguments, "-o", "json"))
+        return found
+
+    def items(self, *arguments: str) -> list[dict[str, Any]]:
+        """The items of ``kubectl get … -o json``."""
+        found: list[dict[str, Any]] = self.get(*arguments)["items"]
+        return found
+
+    def apply(self, manifest: str) -> str:
+        """Server-side apply of YAML text; the combined answer."""
+        return self.kubectl("apply", "--server-side", "-f", "-", stdin=manifest)
+
+    def http(self, url: str, *, method: str = "GET", body: object = None, timeout: float = 30) -> Any:
+        """A JSON request from inside the cluster's network."""
+        program = (
+            "import json,sys,urllib.request as u;"
+            "m,url,b=sys.argv[1:4];"
+            "q=u.Request(url,method=m,data=b.encode() or None,"
+            "headers={'Content-Type':'application/json','Accept':'application/json'});"
+            "sys.stdout.write(u.urlopen(q).read().decode())"
+        )
+        text = self.run(
+            sys.executable, "-c", program, method, url, json.dumps(body) if body is not None else "", timeout=timeout
+        )
+        return json.loads(text) if text else None
+
+    def _kaito(self, *arguments: str, check: bool = True, stdin: str | None = None, timeout: float) -> str:
+        done = subprocess.run(
+            [str(KAITO), *arguments],
+            cwd=ROOT,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+        if check and done.returncode:
+            raise AssertionError(f"kaito {' '.join(arguments)}: exit {done.returncode}\n{done.stdout}\n{done.stderr}")
+        return done.stdout if check else done.stdout + done.stderr
+
+
+Answer = TypeVar("Answer")
+
+
+def eventually(look: Callable[[], Answer | None], *, within: float, what: str) -> Answer:
+    """The first truthy answer of ``look``; raises NotInTime with the last one when ``within`` seconds are over."""
+    deadline = time.monotonic() + within
+    between_looks = threading.Event()
+    while True:
+        answer = look()
+        if answer:
+            return answer
+        if time.monotonic() > deadline:
+            raise NotInTime(f"{what}: not within {within} s; last seen: {answer!r}")
+        between_looks.wait(0.2)

@@ -1,0 +1,69 @@
+"""The inference server as a process, and as an application in this one."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+from tests.support.cluster import eventually
+
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True)
+class ServerProcess:
+    """A running ``python -m inference_server``."""
+
+    process: subprocess.Popen[bytes]
+    url: str
+    log: Path
+
+    def wait_until(self, path: str, *, within: float = 120) -> None:
+        """Waits until a GET of the path says 200."""
+        eventually(lambda: self._alive() and self.status(path) == 200, within=within, what=f"200 from {path}")
+
+    def status(self, path: str) -> int:
+        """The status of a GET; 0 while nobody listens."""
+        try:
+            return httpx.get(f"{self.url}{path}", timeout=10).status_code
+        except httpx.TransportError:
+            return 0
+
+    def terminate(self, *, within: float = 30) -> int:
+        """Sends SIGTERM; the exit status."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(within)
+
+    def _alive(self) -> bool:
+        if self.process.poll() is not None:
+            raise AssertionError(f"the server ended with {self.process.returncode}:\n{self.log.read_text()}")
+        return True
+
+
+def free_port() -> int:
+    """A port that nobody listens on now."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+@contextmanager
+def serving(model: Path, *flags: str, log: Path) -> Iterator[ServerProcess]:
+    """The server of a model, from its start to its end, however the test ends."""
+    port = free_port()
+    command = [sys.executable, "-m", "inference_server", f"--pretrained_model_name_or_path={model}", f"--port={port}"]
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            [*command, "--host=127.0.0.1", *flags], cwd=ROOT, stdout=out, stderr=out, env={**os.environ, "PYTHONPATH": str(ROOT)}
+        )
+    try:
+        yield ServerProcess(process, f"http://127.0.0.1:{port}", log)
+    finally:
+        process.kill()
+        process.wait()

@@ -1,0 +1,47 @@
+"""What the operators ask of the API server, read from its audit log: nothing when idle, nothing that is not granted."""
+
+import json
+import threading
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.cluster import LocalCluster, eventually
+from tests.system.conftest import ready, workspace_yaml
+
+pytestmark = pytest.mark.system
+OPERATORS = ("system:serviceaccount:kaito-system:kaito-workspace", "system:serviceaccount:kaito-system:kaito-gpu-provisioner")
+IDLE_SECONDS = 20.0
+
+
+def requests_of(log: Path, *, after: int = 0) -> list[dict[str, Any]]:
+    """The finished requests of our two service accounts, past the first ``after`` bytes of the audit log."""
+    with log.open("rb") as lines:
+        lines.seek(after)
+        entries = [json.loads(line) for line in lines if line.endswith(b"\n")]
+    return [e for e in entries if e["user"]["username"] in OPERATORS and e["stage"] == "ResponseComplete"]
+
+
+def test_one_ready_workspace_costs_nothing_but_watches_and_the_lease(cluster: LocalCluster) -> None:
+    cluster.apply(workspace_yaml("quiet"))
+    eventually(lambda: ready(cluster, "quiet"), within=120, what="WorkspaceReady")
+    settled = threading.Event()
+    settled.wait(5)  # the last events of becoming ready are still on their way
+    start = cluster.audit_log.stat().st_size
+    settled.wait(IDLE_SECONDS)
+
+    asked = Counter(
+        f"{e['verb']} {e['objectRef']['resource']}" for e in requests_of(cluster.audit_log, after=start)
+    )
+    cluster.kubectl("delete", "workspace", "quiet", "--timeout=60s")
+    assert {k for k in asked if not k.startswith("watch ")} <= {"get leases", "update leases"}
+
+
+@pytest.mark.security
+def test_every_request_the_operators_ever_made_was_allowed(cluster: LocalCluster) -> None:
+    refused = [
+        f"{e['verb']} {e['requestURI']}" for e in requests_of(cluster.audit_log) if e["responseStatus"]["code"] == 403
+    ]
+    assert refused == []
