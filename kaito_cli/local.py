@@ -36,15 +36,15 @@ def up(
     from local_cluster import cluster
 
     console = Console(highlight=False)
-    if cluster.is_up(name):
-        console.print(f"cluster {name} is up already")
-        return
     try:
         with console.status("starting") as spinner:
-            cluster.up(name, bare=bare, show=lambda progress: _show(progress, console, spinner.update))
+            started = cluster.up(name, bare=bare, show=lambda progress: _show(progress, console, spinner.update))
     except KeyboardInterrupt:
         console.print(f"still starting in the background; kaito local down --name {name} stops it")
         raise typer.Exit(1) from None
+    if not started:
+        console.print(f"cluster {name} is up already")
+        return
     console.print(f"  kubeconfig  {cluster.status(name).kubeconfig}")
     console.print(f"  or inside   kaito local run{_naming(name)} -- kubectl get nodes")
 

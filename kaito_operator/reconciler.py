@@ -134,7 +134,7 @@ class Reconciler(Generic[Seen]):
             return 0.0 if todo.writes else todo.look_again
 
     async def _first_resync(self) -> None:
-        """The LIST before the first pass. A server that has just started may need a moment; one that has not ends us."""
+        """The LIST before the first pass. A server that has just started may need a moment; more than that ends us."""
         for pause in FIRST_PAUSES:
             try:
                 await self.resync()

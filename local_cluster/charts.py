@@ -9,7 +9,7 @@ from typing import Any
 
 from local_cluster.binaries import pinned
 from local_cluster.errors import LocalClusterError
-from local_cluster.namespace import SYSTEM_ADDRESS
+from local_cluster.namespace import AZURE_PORT, SYSTEM_ADDRESS
 
 CHARTS = Path(__file__).parent.parent / "charts"
 NAMESPACE = "kaito-system"
@@ -31,7 +31,7 @@ VALUES: dict[str, dict[str, Any]] = {
                 "clusterName": "local",
                 "location": "local",
                 "tenantId": "00000000-0000-0000-0000-000000000000",
-                "endpoint": f"http://{SYSTEM_ADDRESS}:10443",
+                "endpoint": f"http://{SYSTEM_ADDRESS}:{AZURE_PORT}",
                 "staticTokenSecret": AZURE_TOKEN,
             },
             "goneSeconds": 2,

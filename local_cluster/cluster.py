@@ -56,12 +56,15 @@ class Status:
         return sum(process.rss_mb for process in self.processes)
 
 
-def up(name: str, *, bare: bool, show: Callable[[Progress], None]) -> Progress:
-    """Starts the cluster unless it runs, and waits until it is up; the last line of progress. ``show`` gets them all.
+def up(name: str, *, bare: bool, show: Callable[[Progress], None]) -> bool:
+    """Starts the cluster and waits until it is up, telling ``show`` how it goes; False if it was up already.
 
     Several at once are fine: one serves, all watch. Raises LocalClusterError if it cannot come up.
     """
     directory = ClusterDirectory.of(name)
+    if is_up(name):
+        _refuse_bare(directory, name, bare=bare)
+        return False
     if not directory.served():
         _spawn(name, bare=bare)
     last = Progress(0, Outcome.BEGUN, "")
@@ -69,7 +72,7 @@ def up(name: str, *, bare: bool, show: Callable[[Progress], None]) -> Progress:
         show(last)
     if last.outcome is Outcome.FAILED:
         raise LocalClusterError(last.text + (f" (logs: {directory.logs})" if directory.logs.exists() else ""))
-    return last
+    return True
 
 
 def is_up(name: str) -> bool:
@@ -103,7 +106,7 @@ def status(name: str) -> Status:
     progress = directory.progress()
     return Status(
         name=name,
-        up=bool(progress) and progress[-1].outcome is Outcome.UP,
+        up=is_up(name),
         step=progress[-1].text if progress else "starting",
         seconds=round(time.time() - record.started, 1),
         kubeconfig=str(directory.kubeconfig),
@@ -143,10 +146,17 @@ async def expose(name: str, service: str, *, port: int | None, ready: Callable[[
         await server.serve_forever()
 
 
+def _refuse_bare(directory: ClusterDirectory, name: str, *, bare: bool) -> None:
+    record = directory.record()
+    if record and record.bare and not bare:
+        raise LocalClusterError(f"cluster {name} runs without the operators: kaito local down --name {name}, then up")
+
+
 def _spawn(name: str, *, bare: bool) -> None:
     """Starts the serving process, which goes into the background as soon as it, or another, holds the lock."""
     argv = [sys.executable, "-m", "local_cluster", "serve", name, *(["--bare"] if bare else [])]
-    started = subprocess.run(argv, cwd="/", stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    here = Path(__file__).parent.parent  # where Python finds the package even if it is not installed
+    started = subprocess.run(argv, cwd=here, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     if started.returncode:
         raise LocalClusterError((started.stderr.splitlines() or ["the cluster's process did not start"])[-1])
 

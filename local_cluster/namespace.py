@@ -16,6 +16,8 @@ from local_cluster.state import ClusterDirectory
 INSIDE = Path("/run/kaito")
 """Where the cluster's directory is from inside: a short place, so that every socket's path fits."""
 SYSTEM_ADDRESS = "10.244.255.1"
+AZURE_PORT = 10443
+"""Where Azure's stand-in listens on SYSTEM_ADDRESS."""
 _UNSHARE = ("unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
 _AS_ROOT_OF_ITS_OWN = ("--user", "--map-root-user")
 
@@ -57,9 +59,11 @@ def enter(init_pid: int, *, user_namespace: bool, directory: Path) -> list[str]:
 def environment() -> dict[str, str]:
     """For every program inside: our own environment, the cluster's programs first, and where its API server is."""
     own = ClusterDirectory(INSIDE)
+    # A proxy cannot be reached from inside, and what is inside needs none.
+    kept = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
     # Debian keeps nft in /usr/sbin, and that out of an ordinary user's PATH.
     path = f"{own.programs}:{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
-    return {**os.environ, "PATH": path, "KUBECONFIG": str(own.inside_kubeconfig)}
+    return {**kept, "PATH": path, "KUBECONFIG": str(own.inside_kubeconfig)}
 
 
 def first_process(unshare_pid: int) -> int | None:

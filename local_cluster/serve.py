@@ -35,23 +35,23 @@ def main(name: str, *, bare: bool) -> int:
         directory.logs.mkdir()
         if os.fork():  # the child keeps the lock
             return 0
-        record = Record(pid=os.getpid(), started=time.time())
+        record = Record(pid=os.getpid(), started=time.time(), bare=bare)
         directory.write_record(record)
         _detach(directory.logs / "serve.log")
     except OSError as error:
         raise LocalClusterError(f"{error.filename or directory.path}: {error.strerror}") from error
-    return _serve_to_the_end(directory, record, name=name, bare=bare)
+    return _serve_to_the_end(directory, record, name=name)
 
 
-def _serve_to_the_end(directory: ClusterDirectory, record: Record, *, name: str, bare: bool) -> int:
+def _serve_to_the_end(directory: ClusterDirectory, record: Record, *, name: str) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
         _check_space(directory)
         _link_programs(directory)
-        if not bare:
+        if not record.bare:
             _fetch_model(directory)
         record = replace(record, user_namespace=namespace.needs_user_namespace())
-        return asyncio.run(_hold(directory, record, name=name, bare=bare))
+        return asyncio.run(_hold(directory, record, name=name))
     except LocalClusterError as error:
         directory.report(Outcome.FAILED, str(error))
     except OSError as error:  # the disk is full, most likely
@@ -88,11 +88,11 @@ def _fetch_model(directory: ClusterDirectory) -> None:
         directory.report(Outcome.NOTED, f"without the embedded model: {error}")
 
 
-async def _hold(directory: ClusterDirectory, record: Record, *, name: str, bare: bool) -> int:
+async def _hold(directory: ClusterDirectory, record: Record, *, name: str) -> int:
     """Makes the namespace and waits for its end, or for ours."""
     server = await relay(directory.socket, address=namespace.SYSTEM_ADDRESS, port=API_PORT)
     argv = [*namespace.make(user_namespace=record.user_namespace), sys.executable, "-m", "local_cluster", "inside"]
-    argv += [name, str(local_port(server)), *(["--bare"] if bare else [])]
+    argv += [name, str(local_port(server)), *(["--bare"] if record.bare else [])]
     argv += ["--user-namespace"] if record.user_namespace else []
     with (directory.logs / "supervisor.log").open("ab") as out:
         unshare = await asyncio.create_subprocess_exec(*argv, stdin=asyncio.subprocess.DEVNULL, stdout=out, stderr=out)

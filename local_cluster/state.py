@@ -58,6 +58,7 @@ class Record:
     api_port: int = 0
     init_pid: int = 0
     user_namespace: bool = True
+    bare: bool = False
 
 
 @dataclass(frozen=True, slots=True)

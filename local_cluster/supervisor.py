@@ -24,7 +24,6 @@ from local_cluster.state import ClusterDirectory, Outcome
 SYSTEM_NODE = "kaito-system"
 SYSTEM_MACHINE = VirtualMachine(name=SYSTEM_NODE, labels={}, taints=(), provider_id="", gpus=0)
 """The machine that the cluster's own pods run on."""
-AZURE_PORT = 10443
 
 THRIFT = {"GOGC": "50", "GOMAXPROCS": "2"}
 """For the Go programs: a laptop has other plans for its memory and cores, and this cluster little to do."""
@@ -147,7 +146,7 @@ async def serve_azure(nodes: Nodes) -> None:
     """Starts Azure's stand-in, whose virtual machines are nodes of this cluster."""
     runner = web.AppRunner(AzureStandIn(machines=nodes).app(), access_log=None)
     await runner.setup()
-    await web.TCPSite(runner, namespace.SYSTEM_ADDRESS, AZURE_PORT).start()
+    await web.TCPSite(runner, namespace.SYSTEM_ADDRESS, namespace.AZURE_PORT).start()
 
 
 def main(name: str, *, api_port: int, bare: bool, user_namespace: bool) -> int:

@@ -90,6 +90,7 @@ class TransformersModel:
         """Reads the model named by the settings. Raises what transformers raises: OSError, ValueError, ImportError."""
         began, source = time.monotonic(), settings.pretrained_model_name_or_path
         transformers.utils.logging.disable_progress_bar()
+        transformers.utils.logging.set_verbosity_error()  # its hints are about one request's options, at every request
         torch.set_num_threads(threads())
         where = {
             "revision": settings.revision,

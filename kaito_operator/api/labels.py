@@ -38,5 +38,5 @@ APP_MANAGED_BY = "app.kubernetes.io/managed-by"
 
 WORKSPACE_MANAGER = "kaito-operator"
 PROVISIONER_MANAGER = "gpu-provisioner"
-"""The server-side-apply managers, one a controller: an apply takes away what its manager no longer sends, so two controllers
-under one name would take away each other's fields. They never change: a new name strands every field of the old one."""
+"""The server-side-apply managers, one a controller: an apply takes away what its manager no longer sends, so two
+controllers under one name would take away each other's fields. They never change: a new name strands the old fields."""

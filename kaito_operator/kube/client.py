@@ -75,8 +75,7 @@ class Kube:
     ) -> "Kube":
         """By a kubeconfig file, or by the pod's own service account, whose token is read anew as it rotates.
 
-        ``field_manager`` owns the fields that are applied. No two controllers may share one: an apply takes away what its
-        manager no longer sends, so they would take away each other's fields.
+        ``field_manager`` owns the fields that are applied. No two controllers may share one (decision 0003).
         """
         configuration = Configuration()
         if kubeconfig is None and _in_a_pod():
@@ -163,7 +162,8 @@ class Kube:
         """
         body = {"preconditions": {"uid": uid}, "propagationPolicy": "Background"}
         answer = await self._request("DELETE", path_of(ref), body=body, plural=_kind(ref).plural)
-        return answer if answer.get("kind") == ref.kind else None
+        lives_on = answer.get("kind") == ref.kind and "deletionTimestamp" in answer["metadata"]
+        return answer if lives_on else None
 
     async def proxy(
         self, service: Ref, *, port: int, path: str, body: Mapping[str, Any], timeout: float

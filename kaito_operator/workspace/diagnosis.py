@@ -126,7 +126,7 @@ def _cannot_start(pod: Manifest) -> Cause | None:
             reason, todo = WAITING[waiting["reason"]]
             return Cause(
                 reason,
-                f"pod {_name(pod)}: {waiting.get('message') or waiting['reason']} ({container.get('image', '')}); {todo}",
+                f"pod {_name(pod)}: {waiting.get('message') or waiting['reason']}; {todo}",
             )
     return None
 

@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from kaito_operator.api import labels, validation
-from kaito_operator.api.conditions import by_type
+from kaito_operator.api.conditions import by_type, moment
 from kaito_operator.api.kinds import DEPLOYMENT, MACHINE, NODE, POD, SERVICE, WORKSPACE
 from kaito_operator.api.validation import Problem
 from kaito_operator.api.workspace import Workspace
@@ -53,6 +54,7 @@ class Observed:
 
     key: Key
     subject: Subject
+    deleted_at: datetime | None
     has_finalizer: bool
     annotations: Mapping[str, str]
     spec: Workspace | tuple[Problem, ...]
@@ -73,6 +75,7 @@ def observe(mirror: Mirror, key: Key) -> Observed | None:
     return Observed(
         key=key,
         subject=Subject(Ref.of(manifest), meta["uid"], meta.get("generation", 0), deleting="deletionTimestamp" in meta),
+        deleted_at=moment(meta["deletionTimestamp"]) if "deletionTimestamp" in meta else None,
         has_finalizer=labels.WORKSPACE_FINALIZER in meta.get("finalizers", ()),
         annotations=meta.get("annotations") or {},
         spec=validation.parse(manifest),

@@ -1,7 +1,7 @@
 """What one Workspace needs next: an ordered list of gates. The first that is not passed names condition and cause."""
 
 import dataclasses
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from kaito_operator.api import labels
 from kaito_operator.api.conditions import Condition
@@ -143,33 +143,58 @@ def _plan(
     )
 
 
+DRAIN = timedelta(seconds=90)
+"""How long pods may take to end before their machines are taken away from under them: their grace and as much again."""
+
+
 def _deleting(seen: Observed, now: datetime) -> Plan:
-    """Workload and Machines go, reservations are given back, and our finalizer leaves when nothing is left."""
-    ours = [o for o in (seen.deployment, seen.service) if o is not None and owned_by(o, seen.subject.uid)]
-    delete = (
-        *(Delete(Ref.of(o), o["metadata"]["uid"]) for o in ours if "deletionTimestamp" not in o["metadata"]),
-        *(
-            Delete(Ref(MACHINE.api_version, MACHINE.kind, machine.name), machine.uid, gives_up=True)
-            for machine in seen.machines
-            if not machine.deleting
-        ),
-    )
+    """First the workload ends in peace, then the Machines go, and our finalizer leaves when nothing is left."""
     release = nodes.releases(seen.nodes, key=seen.key)
     if not seen.has_finalizer:
         return Plan(seen.subject, apply=release)
-    if ours or seen.machines or delete or release:
-        left = ", ".join(
-            [*(f"{o['kind']} {seen.key.name}" for o in ours), *(f"Machine {m.name}" for m in seen.machines)]
+    ours = [o for o in (seen.deployment, seen.service) if o is not None and owned_by(o, seen.subject.uid)]
+    ending = _ending(seen, now)
+    if ours or ending:
+        workload = tuple(_delete(o) for o in ours if "deletionTimestamp" not in o["metadata"])
+        left = [f"{o['kind']} {seen.key.name}" for o in ours] + [f"pod {pod['metadata']['name']}" for pod in ending]
+        return _waiting_for(seen, left, now, apply=(), delete=workload, look_again=5.0)
+    if seen.machines or release:
+        machines = tuple(
+            Delete(Ref(MACHINE.api_version, MACHINE.kind, machine.name), machine.uid, gives_up=True)
+            for machine in seen.machines
+            if not machine.deleting
         )
-        told = Told(
-            0,
-            cause=Cause("workspaceDeleted", f"deleting; waiting for {left}"),
-            extra=(Condition("WorkspaceDeleting", "True", "workspaceDeleted", f"waiting for {left}"),),
-        )
-        return Plan(seen.subject, apply=release, delete=delete, report=status.report(seen, told, now=now))
-    selection = Selection(
-        MACHINE.api_version,
-        MACHINE.kind,
-        {labels.WORKSPACE: seen.key.name, labels.WORKSPACE_NAMESPACE: seen.key.namespace},
-    )
+        left = [f"Machine {machine.name}" for machine in seen.machines]
+        return _waiting_for(seen, left, now, apply=release, delete=machines)
+    owned = {labels.WORKSPACE: seen.key.name, labels.WORKSPACE_NAMESPACE: seen.key.namespace}
+    selection = Selection(MACHINE.api_version, MACHINE.kind, owned)
     return Plan(seen.subject, finalizer=Finalizer.DROP, gone_in_cluster=(selection,))
+
+
+def _ending(seen: Observed, now: datetime) -> list[Manifest]:
+    """Pods that still end on living nodes; those of a dead node would end never, and nobody waits for ever."""
+    alive = {node.name for node in seen.nodes if node.ready}
+    if seen.deleted_at is not None and now - seen.deleted_at > DRAIN:
+        return []
+    return [pod for pod in seen.pods if pod["spec"].get("nodeName") in alive]
+
+
+def _waiting_for(
+    seen: Observed,
+    left: list[str],
+    now: datetime,
+    *,
+    apply: tuple[Apply, ...],
+    delete: tuple[Delete, ...],
+    look_again: float | None = None,
+) -> Plan:
+    """A step of the deletion, with what it waits for."""
+    waiting = f"waiting for {', '.join(left)} to go"
+    deleting = Condition("WorkspaceDeleting", "True", "workspaceDeleted", waiting)
+    told = Told(0, cause=Cause("workspaceDeleted", f"deleting; {waiting}"), extra=(deleting,))
+    report = status.report(seen, told, now=now)
+    return Plan(seen.subject, apply=apply, delete=delete, report=report, look_again=look_again)
+
+
+def _delete(manifest: Manifest) -> Delete:
+    return Delete(Ref.of(manifest), manifest["metadata"]["uid"])

@@ -87,6 +87,11 @@ def test_a_cluster_comes_up_works_and_leaves_nothing(home: Path) -> None:
     first = kaito("up", "--bare")
     assert "system node" in first.stdout
     assert kaito("up", "--bare").stdout == "cluster local is up already\n"
+    refused = kaito("up", check=False)
+    assert (refused.returncode, refused.stderr) == (
+        1,
+        "cluster local runs without the operators: kaito local down --name local, then up\n",
+    )
 
     found = status()
     assert found["up"] is True
@@ -204,7 +209,8 @@ def test_a_virtual_machine_of_the_cloud_joins_as_a_node_and_leaves_as_one(home: 
 
     def advertises() -> bool:
         seen = node()
-        return bool(seen) and seen["status"]["allocatable"].get("nvidia.com/gpu") == "2"  # an NC12s_v3 has two
+        # An NC12s_v3 has two.
+        return seen is not None and seen["status"]["allocatable"].get("nvidia.com/gpu") == "2"
 
     wait(advertises, within=30, what="a node with GPUs")
     joined = node()
