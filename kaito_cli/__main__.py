@@ -8,7 +8,10 @@ import typer
 from local_cluster.errors import LocalClusterError
 
 COMMANDS = {
+    "demo": "kaito_cli.demo",
     "local": "kaito_cli.local",
+    "status": "kaito_cli.status",
+    "chat": "kaito_cli.chat",
 }
 """Command → the module whose ``mount(app)`` adds it."""
 

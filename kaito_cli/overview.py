@@ -89,9 +89,7 @@ def _summary(workspace: Manifest, conditions: Mapping[str, Mapping[str, Any]]) -
     return None if whole["status"] == "True" else parts.condition(whole)
 
 
-def _trunk(
-    seen: Seen, conditions: Mapping[str, Mapping[str, Any]], *, endpoint: str, ready: bool
-) -> tuple[Item, ...]:
+def _trunk(seen: Seen, conditions: Mapping[str, Mapping[str, Any]], *, endpoint: str, ready: bool) -> tuple[Item, ...]:
     """The conditions in order, each with the objects that explain it; objects without a condition stand alone."""
     nodes = {n["metadata"]["name"]: n for n in seen.nodes}
     machines = tuple(parts.machine(m, nodes=nodes) for m in seen.machines)

@@ -55,7 +55,9 @@ def machine(seen: Manifest, *, nodes: Mapping[str, Manifest]) -> Item:
     if "deletionTimestamp" in meta:
         return Item(what, State.WAITING, "Deleting", "", meta["deletionTimestamp"], parts)
     if not conditions:
-        return Item(what, State.WAITING, "Asked for", "no provisioner has answered yet", meta["creationTimestamp"], parts)
+        return Item(
+            what, State.WAITING, "Asked for", "no provisioner has answered yet", meta["creationTimestamp"], parts
+        )
     open_steps = [c for name in LIFECYCLE if (c := conditions.get(name)) and c["status"] != "True"]
     if open_steps:
         return replace(condition(open_steps[0], done=State.DONE), what=what, parts=parts)
@@ -65,7 +67,9 @@ def machine(seen: Manifest, *, nodes: Mapping[str, Manifest]) -> Item:
 def node(seen: Manifest) -> Item:
     """A Node: whether it is Ready, and its GPUs."""
     gpus = seen.get("status", {}).get("allocatable", {}).get(labels.GPU_RESOURCE)
-    what = f"Node {seen['metadata']['name']}" + (f" ({gpus} GPUs)" if gpus and gpus != "1" else " (1 GPU)" if gpus else "")
+    what = f"Node {seen['metadata']['name']}" + (
+        f" ({gpus} GPUs)" if gpus and gpus != "1" else " (1 GPU)" if gpus else ""
+    )
     ready = by_type(seen.get("status", {}).get("conditions", [])).get("Ready")
     if ready is None:
         return Item(what, State.WAITING, "Registered", "", seen["metadata"]["creationTimestamp"])
@@ -97,7 +101,9 @@ def pod(seen: Manifest) -> Item:
     scheduled = conditions.get("PodScheduled", {})
     if scheduled.get("status") == "False":
         reason = scheduled.get("reason", "Unschedulable")
-        return Item(what, State.FAILED, reason, scheduled.get("message", ""), scheduled.get("lastTransitionTime", since))
+        return Item(
+            what, State.FAILED, reason, scheduled.get("message", ""), scheduled.get("lastTransitionTime", since)
+        )
     containers = [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]
     troubles = (trouble for c in containers if (trouble := _trouble(c, what=what, since=since)))
     first = next(troubles, None)
@@ -112,7 +118,9 @@ def pod(seen: Manifest) -> Item:
 def condition(seen: Mapping[str, Any], *, done: State = State.DONE) -> Item:
     """A status condition as it stands."""
     state = done if seen["status"] == "True" else State.WAITING
-    return Item(seen["type"], state, seen.get("reason", ""), seen.get("message", ""), seen.get("lastTransitionTime", ""))
+    return Item(
+        seen["type"], state, seen.get("reason", ""), seen.get("message", ""), seen.get("lastTransitionTime", "")
+    )
 
 
 def _trouble(container: Mapping[str, Any], *, what: str, since: str) -> Item | None:

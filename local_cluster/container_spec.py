@@ -57,10 +57,10 @@ def container_spec(config: Any, *, sandbox: Any, image: Image, devices: Iterable
             *(Bind(str(device), str(device)) for device in devices),
         ),
         files={
-            "/etc/group": _accounts("group", {"root": 0, "nonroot": group}),
+            "/etc/group": _group(group),
             "/etc/hostname": f"{sandbox.hostname}\n",
             "/etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\n",
-            "/etc/passwd": _accounts("passwd", {"root": 0, "nonroot": user}),
+            "/etc/passwd": _passwd(user, group=group),
             "/etc/resolv.conf": _resolv_conf(sandbox.dns_config),
         },
         stop_signal=_stop_signal(config.stop_signal),
@@ -99,10 +99,14 @@ def _binds(config: Any, image: Image) -> tuple[Bind, ...]:
     return tuple(sorted(of_image + of_pod, key=lambda bind: len(Path(bind.target).parts)))
 
 
-def _accounts(kind: str, ids: Mapping[str, int]) -> str:
-    """An /etc/passwd or /etc/group, so that a user has a name; the first name for an id counts."""
-    rest = {"passwd": ":{0}:{1}:/:/bin/sh", "group": ":"}[kind]
-    return "".join(f"{name}:x:{number}{rest.format(number, name)}\n" for name, number in ids.items())
+def _passwd(user: int, *, group: int) -> str:
+    """Root and the container's own user, so that it has a name."""
+    root = "root:x:0:0:root:/root:/bin/sh\n"
+    return root + (f"nonroot:x:{user}:{group}:nonroot:/:/bin/sh\n" if user else "")
+
+
+def _group(group: int) -> str:
+    return "root:x:0:\n" + (f"nonroot:x:{group}:\n" if group else "")
 
 
 def _resolv_conf(dns: Any) -> str:

@@ -73,7 +73,10 @@ class Program:
             log.warning("%s ended with %s: %s", self.name, code, self.last_words())
             pause = SHORTEST_PAUSE if now() - started > LONGEST_PAUSE else min(2 * pause, LONGEST_PAUSE)
             await asyncio.sleep(pause)
-            self._process = await self._spawn()
+            try:
+                self._process = await self._spawn()
+            except OSError as error:  # its file is gone, or there is no memory: the dead one is waited for again
+                log.warning("%s cannot be started: %s", self.name, error)
 
 
 async def first_yes(ready: Callable[[], Awaitable[bool]], *, programs: Sequence[Program], within: float) -> None:

@@ -7,12 +7,13 @@ import asyncio
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 
-from local_cluster import binaries, model, namespace
+from local_cluster import binaries, namespace
 from local_cluster.control_plane import API_PORT
 from local_cluster.errors import LocalClusterError
 from local_cluster.relay import local_port, relay
@@ -82,10 +83,13 @@ def _link_programs(directory: ClusterDirectory) -> None:
 
 def _fetch_model(directory: ClusterDirectory) -> None:
     """The embedded model, converted once. A cluster without it can still do everything but serve it."""
-    try:
-        model.find(say=lambda line: directory.report(Outcome.BEGUN, line))
-    except model.ModelMissing as error:
-        directory.report(Outcome.NOTED, f"without the embedded model: {error}")
+    # A process of its own, because this one stays, and converting takes memory.
+    argv, line = [sys.executable, "-m", "local_cluster.model"], ""
+    with subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as making:
+        for line in making.stderr or ():
+            directory.report(Outcome.BEGUN, line.strip("· \n"))
+    if making.returncode:
+        directory.report(Outcome.NOTED, f"without the embedded model: {line.strip()}")
 
 
 async def _hold(directory: ClusterDirectory, record: Record, *, name: str) -> int:

@@ -199,10 +199,17 @@ class ClusterDirectory:
                 return
             if not served:
                 at = lines[-1].at if lines else 0.0
-                ended = "the cluster's process ended" if self.path.exists() else "stopped before it was up"
-                yield Progress(at, Outcome.FAILED, ended)
+                yield Progress(at, Outcome.FAILED, self._last_words())
                 return
             between_looks.wait(0.05)
+
+    def _last_words(self) -> str:
+        """Why a run may have ended that did not say so itself."""
+        try:
+            lines = (self.logs / "serve.log").read_text(errors="replace").split("\n")
+        except FileNotFoundError:
+            return "stopped before it was up"
+        return ": ".join(["the cluster's process ended", *[line for line in lines if line.strip()][-1:]])
 
 
 def clusters() -> list[str]:

@@ -3,20 +3,15 @@
 import json
 import subprocess
 import sys
-import threading
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
+
+from tests.support.waiting import eventually as eventually
 
 ROOT = Path(__file__).parent.parent.parent
 KAITO = Path(sys.executable).parent / "kaito"
 ARM = "http://10.244.255.1:10443"
-
-
-class NotInTime(AssertionError):
-    """What was awaited did not come; the message holds what was there instead."""
 
 
 @dataclass(frozen=True)
@@ -84,19 +79,3 @@ class LocalCluster:
         if check and done.returncode:
             raise AssertionError(f"kaito {' '.join(arguments)}: exit {done.returncode}\n{done.stdout}\n{done.stderr}")
         return done.stdout if check else done.stdout + done.stderr
-
-
-Answer = TypeVar("Answer")
-
-
-def eventually(look: Callable[[], Answer | None], *, within: float, what: str) -> Answer:
-    """The first truthy answer of ``look``; raises NotInTime with the last one when ``within`` seconds are over."""
-    deadline = time.monotonic() + within
-    between_looks = threading.Event()
-    while True:
-        answer = look()
-        if answer:
-            return answer
-        if time.monotonic() > deadline:
-            raise NotInTime(f"{what}: not within {within} s; last seen: {answer!r}")
-        between_looks.wait(0.2)

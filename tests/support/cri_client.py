@@ -1,7 +1,7 @@
 """A client of CRI that speaks as the kubelet does, with short words for what tests do all the time."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,15 @@ class Cri:
         self._channel = grpc.aio.insecure_channel(f"unix:{socket}")
         self._logs = logs
         self._count = 0
+        self._pods: list[str] = []
 
-    async def close(self) -> None:
+    async def __aenter__(self) -> "Cri":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Removes what it made, and closes."""
+        for pod in self._pods:
+            await self.call("RemovePodSandbox", pod_sandbox_id=pod)
         await self._channel.close()
 
     async def call(self, method: str, **fields: Any) -> Any:
@@ -41,7 +48,8 @@ class Cri:
         self._count += 1
         metadata = {"name": f"pod-{self._count}", "uid": f"uid-{self._count}", "namespace": "default"}
         sandbox = {"metadata": metadata, "hostname": f"pod-{self._count}", "log_directory": str(self._logs), **config}
-        return str((await self.call("RunPodSandbox", config=sandbox)).pod_sandbox_id)
+        self._pods.append((await self.call("RunPodSandbox", config=sandbox)).pod_sandbox_id)
+        return self._pods[-1]
 
     async def address(self, pod: str) -> str:
         status = await self.call("PodSandboxStatus", pod_sandbox_id=pod)
@@ -73,15 +81,24 @@ class Cri:
 
     async def ended(self, container: str) -> Any:
         """The status once the container has ended."""
-        async with asyncio.timeout(20):
-            while (status := await self.status(container)).state != cri.CONTAINER_EXITED:
-                await asyncio.sleep(0.01)
-        return status
+
+        async def has_ended() -> bool:
+            return bool((await self.status(container)).state == cri.CONTAINER_EXITED)
+
+        await eventually(has_ended)
+        return await self.status(container)
 
     async def log(self, container: str) -> list[tuple[str, str, str]]:
         """Stream, tag and text of each line."""
-        text = Path((await self.status(container)).log_path).read_text()
-        return [(stream, tag, line) for _, stream, tag, line in (entry.split(" ", 3) for entry in text.splitlines())]
+        return log_lines(Path((await self.status(container)).log_path))
+
+    async def speaks(self, container: str) -> None:
+        """Waits for the first line of its log."""
+
+        async def spoke() -> bool:
+            return bool(await self.log(container))
+
+        await eventually(spoke)
 
     async def output(self, pod: str, *command: str, **config: Any) -> list[str]:
         """The lines that a container writes on both streams until it ends."""
@@ -93,6 +110,21 @@ class Cri:
         """What ExecSync answers."""
         answer = await self.call("ExecSync", container_id=container, cmd=command, timeout=timeout)
         return answer.stdout.decode(), answer.stderr.decode(), answer.exit_code
+
+
+def log_lines(path: Path) -> list[tuple[str, str, str]]:
+    """Stream, tag and text of each line of a log file."""
+    entries = (line.split(" ", 3) for line in path.read_text().split("\n")[:-1])
+    return [(stream, tag, text) for _, stream, tag, text in entries]
+
+
+async def eventually(condition: Callable[[], Awaitable[bool]]) -> None:
+    """Waits for what must come within 20 s."""
+    async with asyncio.timeout(20):
+        while True:
+            if await condition():
+                return
+            await asyncio.sleep(0.01)
 
 
 def security(**fields: Any) -> Mapping[str, Any]:

@@ -16,16 +16,27 @@ from pyroute2 import IPRoute
 from local_cluster.images import Image, Images, local_images
 from local_cluster.pod_network import PodNetwork
 from local_cluster.process_runtime import ProcessRuntime
+from tests.support.cri_client import eventually
 
-UNSHARE = ("unshare", "--user", "--map-root-user", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
+UNSHARE = ("unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
+USER = ("--user", "--map-root-user")
 KUBELET = 'mount -t tmpfs tmpfs "$0" && echo s3cret > "$0/token" && echo ready && exec sleep infinity'
 
 
 @contextmanager
-def runtimes(directory: Path) -> Iterator[None]:
+def runtimes(directory: Path, *, user_namespace: bool) -> Iterator[None]:
     """The runtimes, from their first readiness until the block ends; their namespace goes with them."""
     (directory / "secret").mkdir()
-    command = [*UNSHARE, sys.executable, "-W", "error", "-m", "tests.support.runtime_host", str(directory)]
+    command = [
+        *UNSHARE,
+        *(USER if user_namespace else ()),
+        sys.executable,
+        "-W",
+        "error",
+        "-m",
+        "tests.support.runtime_host",
+        str(directory),
+    ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as host:
         try:
             if host.stdout is None or host.stdout.readline() != "ready\n":
@@ -68,11 +79,14 @@ async def serve(directory: Path) -> None:
         for index in (1, 2)
     ]
     serving = [asyncio.create_task(node.serve(directory / f"{index}.sock")) for index, node in enumerate(nodes, 1)]
-    while not all((directory / f"{index}.sock").exists() for index in (1, 2)):
-        await asyncio.sleep(0.01)
+    await eventually(lambda: _both_listen(directory))
     sys.stdout.write("ready\n")
     sys.stdout.flush()
     await asyncio.gather(*serving)
+
+
+async def _both_listen(directory: Path) -> bool:
+    return all((directory / f"{index}.sock").exists() for index in (1, 2))
 
 
 if __name__ == "__main__":

@@ -60,7 +60,11 @@ def serving(model: Path, *flags: str, log: Path) -> Iterator[ServerProcess]:
     command = [sys.executable, "-m", "inference_server", f"--pretrained_model_name_or_path={model}", f"--port={port}"]
     with log.open("wb") as out:
         process = subprocess.Popen(
-            [*command, "--host=127.0.0.1", *flags], cwd=ROOT, stdout=out, stderr=out, env={**os.environ, "PYTHONPATH": str(ROOT)}
+            [*command, "--host=127.0.0.1", *flags],
+            cwd=ROOT,
+            stdout=out,
+            stderr=out,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
         )
     try:
         yield ServerProcess(process, f"http://127.0.0.1:{port}", log)

@@ -52,7 +52,7 @@ def write_tiny_model(directory: Path) -> Path:
         tie_word_embeddings=True,
     )
     model = LlamaForCausalLM(config)
-    with torch.no_grad():
-        model.model.embed_tokens.weight[: len(SPECIAL)] = 0  # so that a special token is practically never the likeliest
+    with torch.no_grad():  # so that a special token is practically never the likeliest
+        model.model.embed_tokens.weight[: len(SPECIAL)] = 0
     model.save_pretrained(directory)
     return directory

@@ -12,7 +12,10 @@ from tests.support.cluster import LocalCluster, eventually
 from tests.system.conftest import ready, workspace_yaml
 
 pytestmark = pytest.mark.system
-OPERATORS = ("system:serviceaccount:kaito-system:kaito-workspace", "system:serviceaccount:kaito-system:kaito-gpu-provisioner")
+OPERATORS = (
+    "system:serviceaccount:kaito-system:kaito-workspace",
+    "system:serviceaccount:kaito-system:kaito-gpu-provisioner",
+)
 IDLE_SECONDS = 20.0
 
 
@@ -32,9 +35,7 @@ def test_one_ready_workspace_costs_nothing_but_watches_and_the_lease(cluster: Lo
     start = cluster.audit_log.stat().st_size
     settled.wait(IDLE_SECONDS)
 
-    asked = Counter(
-        f"{e['verb']} {e['objectRef']['resource']}" for e in requests_of(cluster.audit_log, after=start)
-    )
+    asked = Counter(f"{e['verb']} {e['objectRef']['resource']}" for e in requests_of(cluster.audit_log, after=start))
     cluster.kubectl("delete", "workspace", "quiet", "--timeout=60s")
     assert {k for k in asked if not k.startswith("watch ")} <= {"get leases", "update leases"}
 

@@ -1,0 +1,81 @@
+"""How the commands reach a cluster: the kubeconfig that was asked for, the environment's, or the local cluster's."""
+
+import asyncio
+import os
+import sys
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeVar
+
+import typer
+
+if TYPE_CHECKING:
+    from kaito_operator.kube.client import Kube
+
+Answer = TypeVar("Answer")
+
+Namespace = Annotated[str, typer.Option("--namespace", "-n", help="The namespace of the Workspace.")]
+Kubeconfig = Annotated[str | None, typer.Option("--kubeconfig", help="A kubeconfig file.")]
+Output = Annotated[str, typer.Option("--output", "-o", help="text or json")]
+LOCAL = "local"
+"""The name of the local cluster that is meant when none is named."""
+
+
+class Complaint(Exception):
+    """One line for the user; exit code 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A kubeconfig, and a word on where it came from if nobody asked for it by name."""
+
+    kubeconfig: str | None
+    remark: str = ""
+
+
+def place(asked: str | None) -> Place:
+    """Which cluster is meant. A local one that runs is taken only where nothing else is named."""
+    if asked is not None:
+        if not Path(asked).exists():
+            raise Complaint(f"there is no kubeconfig {asked}")
+        return Place(asked)
+    if os.environ.get("KUBECONFIG"):
+        return Place(None)
+    from local_cluster import cluster
+
+    if cluster.is_up(LOCAL):
+        return Place(cluster.status(LOCAL).kubeconfig, f"(on the local cluster {LOCAL})")
+    if (Path.home() / ".kube/config").exists():
+        return Place(None)
+    raise Complaint("no cluster: start one with `kaito local up`, or name a kubeconfig with --kubeconfig")
+
+
+def on_cluster(work: Callable[["Kube"], Awaitable[Answer]], *, kubeconfig: str | None) -> Answer:
+    """Connects and works; what goes wrong is one line and exit code 1."""
+    try:
+        found = place(kubeconfig)
+        if found.remark:
+            sys.stderr.write(f"{found.remark}\n")
+        return asyncio.run(_connected(work, found.kubeconfig))
+    except Complaint as complaint:
+        sys.stderr.write(f"{complaint}\n")
+        raise typer.Exit(1) from None
+
+
+async def _connected(work: Callable[["Kube"], Awaitable[Answer]], kubeconfig: str | None) -> Answer:
+    from kubernetes.aio.config import ConfigException
+
+    from kaito_operator.kube.client import Kube
+    from kaito_operator.kube.errors import KubeError
+
+    try:
+        kube = await Kube.connect(kubeconfig, field_manager="kaito-cli")
+    except ConfigException as wrong:
+        raise Complaint(f"the kubeconfig cannot be used: {wrong}") from wrong
+    try:
+        return await work(kube)
+    except KubeError as refused:
+        raise Complaint(f"the cluster says: {refused}") from refused
+    finally:
+        await kube.close()

@@ -1,0 +1,51 @@
+"""Fixtures that tests of several packages share."""
+
+import itertools
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from kaito_operator.kube.client import Kube
+from tests.support import control_plane
+from tests.support.control_plane import ApiServer
+
+pytest_plugins = ["tests.support.golden", "tests.support.cases"]
+
+ROOT = Path(__file__).parent.parent
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def api_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
+    """A real API server, one for all tests of a run; each test uses names of its own."""
+    with control_plane.api_server(tmp_path_factory.mktemp("control-plane")) as running:
+        yield running
+
+
+@pytest.fixture
+async def kube(api_server: ApiServer) -> AsyncIterator[Kube]:
+    """Our client, as the user ``operator``."""
+    connected = await Kube.connect(str(api_server.kubeconfig()))
+    yield connected
+    await connected.close()
+
+
+@pytest.fixture
+def namespace(api_server: ApiServer) -> str:
+    """A namespace of the test's own. Nothing removes it: without controllers a namespace never ends."""
+    name = f"test-{next(_numbers)}"
+    api_server.ask("POST", "/api/v1/namespaces", {"metadata": {"name": name}})
+    return name
+
+
+@pytest.fixture
+def crds(api_server: ApiServer) -> Iterator[None]:
+    """The CRDs of the charts; their objects are gone after the test."""
+    definitions = [yaml.safe_load(path.read_text()) for path in sorted(ROOT.glob("charts/*/crds/*.yaml"))]
+    for definition in definitions:
+        control_plane.establish(api_server, definition)
+    yield
+    for definition in definitions:
+        control_plane.empty(api_server, definition)

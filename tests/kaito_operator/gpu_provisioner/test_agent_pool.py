@@ -1,0 +1,79 @@
+"""Machine → agent pool: the mapping, and KAITO's provisioner's mistakes put right."""
+
+from typing import Any
+
+import pytest
+
+from kaito_operator.gpu_provisioner.agent_pool import NotMappable, agent_pool, disk_gb
+from tests.support.machines import a_machine
+
+
+def test_a_machine_of_kaito_becomes_an_agent_pool_of_one_node() -> None:
+    assert agent_pool(a_machine(), cluster="prod") == {
+        "properties": {
+            "count": 1,
+            "vmSize": "Standard_NC12s_v3",
+            "type": "VirtualMachineScaleSets",
+            "mode": "User",
+            "osType": "Linux",
+            "osSKU": "Ubuntu",
+            "nodeLabels": {
+                "app": "falcon",
+                "kaito.sh/creation-timestamp": "2026-01-02T03-04-05Z",
+                "kaito.sh/machine-type": "gpu",
+                "kaito.sh/workspace": "w",
+                "kaito.sh/workspacenamespace": "ns",
+                "karpenter.sh/provisioner-name": "default",
+            },
+            "nodeTaints": ["sku=gpu:NoSchedule"],
+            "tags": {
+                "kaito.sh_cluster": "prod",
+                "kaito.sh_workspace-uid": "workspace-uid",
+                "kaito.sh_machine-uid": "machine-uid",
+            },
+            "osDiskSizeGB": 50,
+        }
+    }
+
+
+@pytest.mark.parametrize(
+    ("storage", "gb"),
+    [
+        ("0", 0),  # KAITO's "leave it to the provider"
+        ("400", 400),  # falcon-40b, which meant GB
+        ("50Gi", 50),
+        ("120Gi", 120),  # an int32 overflow upstream
+        ("158Gi", 158),
+        ("50G", 47),  # 50·10⁹ bytes, rounded up to whole GiB
+        ("1Gi", 30),  # AKS takes no less
+        ("9Ti", 2048),  # and no more
+    ],
+)
+def test_a_storage_request_is_rounded_up_into_what_aks_takes(storage: str, gb: int) -> None:
+    assert disk_gb(storage) == gb
+
+
+@pytest.mark.badinput
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"name": "Falcon"}, "at most 12"),
+        ({"name": "w" * 13}, "at most 12"),
+        ({"sizes": []}, "found none"),
+        ({"sizes": ["Standard_NC6s_v3", "Standard_NC12s_v3"]}, "found Standard_NC6s_v3, Standard_NC12s_v3"),
+        ({"storage": "lots"}, "such as 100Gi"),
+    ],
+)
+def test_what_is_no_agent_pool_says_what_to_change(change: dict[str, Any], says: str) -> None:
+    with pytest.raises(NotMappable, match=says):
+        agent_pool(a_machine(**change), cluster="prod")
+
+
+def test_labels_that_aks_keeps_to_itself_are_not_sent() -> None:
+    reserved = {
+        "kubernetes.io/arch": "amd64",
+        "node.kubernetes.io/instance-type": "x",
+        "kubernetes.azure.com/mode": "user",
+    }
+    sent = agent_pool(a_machine(labels=reserved), cluster="prod")["properties"]["nodeLabels"]
+    assert not set(sent) & set(reserved)

@@ -1,0 +1,84 @@
+"""Azure's errors, in the words Azure uses, and what each of them means."""
+
+from typing import Any
+
+import pytest
+
+from kaito_operator.gpu_provisioner.errors import UNAVAILABLE, classified
+
+QUOTA = (
+    "Operation could not be completed as it results in exceeding approved standardNCADSA100v4Family Cores quota. "
+    "Additional details - Current Limit: 0, Current Usage: 0, Additional Required: 24"
+)
+BUSY = "Operation is not allowed: Another agentpool operation (ws1 - Creating) is in progress, please wait"
+
+TABLE: dict[str, tuple[int, dict[str, Any] | None, str, bool]] = {
+    "family quota, synchronous": (409, {"code": "OperationNotAllowed", "message": QUOTA}, "QuotaExceeded", True),
+    "family quota, wrapped by AKS": (
+        400,
+        {
+            "code": "CreateVMSSAgentPoolFailed",
+            "message": "x",
+            "details": [{"code": "OperationNotAllowed", "message": QUOTA}],
+        },
+        "QuotaExceeded",
+        True,
+    ),
+    "another operation": (409, {"code": "OperationNotAllowed", "message": BUSY}, "OperationInProgress", False),
+    "size not offered": (
+        400,
+        {"code": "SkuNotAvailable", "message": "not available in location"},
+        "SkuNotAvailable",
+        True,
+    ),
+    "size not supported by AKS": (400, {"code": "VMSizeNotSupported", "message": "x"}, "SkuNotAvailable", True),
+    "size not for this subscription": (
+        400,
+        {
+            "code": "BadRequest",
+            "message": "The VM size of Standard_NC6 is not allowed in your subscription in location 'x'",
+        },
+        "SkuNotAvailable",
+        True,
+    ),
+    "no capacity": (409, {"code": "AllocationFailed", "message": "x"}, "AllocationFailed", True),
+    "no capacity in the zone": (409, {"code": "ZonalAllocationFailed", "message": "x"}, "AllocationFailed", True),
+    "subnet full": (400, {"code": "InsufficientSubnetSize", "message": "x"}, "SubnetFull", True),
+    "provider not registered": (
+        409,
+        {"code": "MissingSubscriptionRegistration", "message": "x"},
+        "ProviderNotRegistered",
+        True,
+    ),
+    "no role": (403, {"code": "AuthorizationFailed", "message": "x"}, "AuthorizationFailed", False),
+    "no role, no body": (403, None, "AuthorizationFailed", False),
+    "token expired": (401, {"code": "ExpiredAuthenticationToken", "message": "x"}, "AuthorizationFailed", False),
+    "throttled": (429, {"code": "Throttled", "message": "x"}, "Throttled", False),
+    "etag": (412, {"code": "PreconditionFailed", "message": "x"}, "Changed", False),
+    "server error": (500, None, "CloudUnavailable", False),
+    "no answer": (0, {"message": "timeout"}, "CloudUnavailable", False),
+    "something new": (400, {"code": "BrandNew", "message": "x"}, "LaunchFailed", False),
+}
+
+
+@pytest.mark.parametrize("case", TABLE)
+def test_an_error_is_classified_by_code_then_details_then_text(case: str) -> None:
+    status, body, reason, terminal = TABLE[case]
+    refusal = classified(status, body)
+    assert (refusal.reason, refusal.terminal) == (reason, terminal)
+    assert refusal.retry_after > 0
+
+
+def test_kaito_finds_the_words_by_which_it_stops_asking() -> None:
+    for code in ("QuotaExceeded", "SkuNotAvailable", "AllocationFailed"):
+        assert classified(400, {"code": code, "message": "why"}).message.startswith(UNAVAILABLE)
+    assert UNAVAILABLE == "all requested instance types were unavailable during launch"
+
+
+def test_the_limit_and_the_usage_reach_the_user() -> None:
+    assert "Current Limit: 0" in classified(409, {"code": "OperationNotAllowed", "message": QUOTA}).message
+
+
+def test_retry_after_is_honoured_and_capped() -> None:
+    assert classified(429, None, retry_after=7.0).retry_after == 7.0
+    assert classified(429, None, retry_after=86400.0).retry_after == 3600.0

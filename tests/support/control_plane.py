@@ -1,0 +1,231 @@
+"""A real etcd and kube-apiserver on loopback, for tests that need an API server and nothing that acts on its objects."""
+
+import json
+import secrets
+import socket
+import ssl
+import subprocess
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from local_cluster import binaries, credentials
+from local_cluster.control_plane import AUDIT_POLICY, ControlPlane
+from tests.support.waiting import eventually
+
+Json = dict[str, Any]
+USERS = {"admin": "system:masters", "operator": "system:masters", "stranger": ""}
+"""User → group. Tests act as admin and the code under test as operator, so that the audit log tells them apart."""
+
+APPLY = "application/apply-patch+yaml"
+MERGE = "application/merge-patch+json"
+ADVERTISED = "10.244.255.1"
+"""An API server refuses to advertise a loopback address; nobody here reads what it advertises."""
+DIE_WITH_US = ("setpriv", "--pdeathsig", "KILL")
+"""A test run that is killed leaves no API server behind."""
+
+
+class Refused(AssertionError):
+    """The API server said no to the test itself."""
+
+
+@dataclass(frozen=True)
+class ApiServer:
+    """A running API server. Its own requests go by urllib: another way than the code under test takes."""
+
+    plane: ControlPlane
+    tokens: Mapping[str, str]
+
+    @property
+    def url(self) -> str:
+        """Where it listens; its certificate names that address too."""
+        return f"https://{self.plane.listen}:{self.plane.api_port}"
+
+    def kubeconfig(self, user: str = "operator") -> Path:
+        """The file by which ``user`` speaks to it."""
+        path = self.plane.kubeconfig(user)
+        if not path.exists():
+            content = credentials.kubeconfig(
+                server=self.url,
+                token=self.tokens[user],
+                authority=self.plane.authority.read_bytes(),
+                cluster="test",
+            )
+            credentials.write_secret(path, content)
+        return path
+
+    def ask(self, method: str, path: str, body: object = None, *, content: str = "application/json") -> Json:
+        """A request as admin. Raises Refused with the server's words."""
+        request = urllib.request.Request(
+            f"{self.url}{path}",
+            method=method,
+            data=None if body is None else json.dumps(body).encode(),
+            headers={"Authorization": f"Bearer {self.tokens['admin']}", "Content-Type": content},
+        )
+        trusted = ssl.create_default_context(cafile=str(self.plane.authority))
+        try:
+            with urllib.request.urlopen(request, timeout=20, context=trusted) as answer:
+                found: Json = json.load(answer)
+                return found
+        except urllib.error.HTTPError as refused:
+            with refused:
+                raise Refused(f"{method} {path}: {refused.code} {refused.read().decode()}") from None
+
+    def get(self, path: str) -> Json | None:
+        """An object by its path; None if there is none."""
+        try:
+            return self.ask("GET", path)
+        except Refused as refused:
+            if " 404 " in str(refused):
+                return None
+            raise
+
+    def merge(self, path: str, patch: object) -> Json:
+        """A merge patch."""
+        return self.ask("PATCH", path, patch, content=MERGE)
+
+    def apply(self, path: str, manifest: object) -> Json:
+        """Server-side apply as somebody else than the operator."""
+        return self.ask("PATCH", f"{path}?fieldManager=test&force=true", manifest, content=APPLY)
+
+    def now(self) -> "Moment":
+        """This place in the audit log."""
+        log = self.plane.audit_log
+        return Moment(log, log.stat().st_size if log.exists() else 0)
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A place in the audit log, from which requests are counted."""
+
+    log: Path
+    offset: int
+
+    def requests(self, *, user: str = "operator") -> list[str]:
+        """What the user has asked for since, as ``verb resource`` (or the path of what is no resource), in order."""
+        return [told for entry in self._entries() if (told := _told(entry, user)) is not None]
+
+    def writes(self, *, user: str = "operator") -> list[str]:
+        """The requests that change something, without those for the Lease."""
+        return [told for told in self.requests(user=user) if told.split()[0] not in READS and "leases" not in told]
+
+    def _entries(self) -> Iterator[Json]:
+        with self.log.open("rb") as lines:
+            lines.seek(self.offset)
+            for line in lines:
+                if line.endswith(b"\n"):
+                    yield json.loads(line)
+
+
+READS = ("get", "list", "watch")
+
+
+def _told(entry: Json, user: str) -> str | None:
+    """A watch is told when it begins, everything else when it is done."""
+    stage = "ResponseStarted" if entry["verb"] == "watch" else "ResponseComplete"
+    if entry["user"]["username"] != user or entry["stage"] != stage:
+        return None
+    about = entry.get("objectRef")
+    if about is None or "resource" not in about:
+        return f"{entry['verb']} {entry['requestURI'].partition('?')[0]}"
+    return f"{entry['verb']} {'/'.join(filter(None, (about['resource'], about.get('subresource'))))}"
+
+
+@contextmanager
+def api_server(directory: Path) -> Iterator[ApiServer]:
+    """Starts both programs in ``directory`` and ends them."""
+    etcd, peer, api = free_ports(3)
+    programs = binaries.find(*binaries.CONTROL_PLANE)
+    plane = ControlPlane(
+        programs, directory, address=ADVERTISED, etcd_port=etcd, etcd_peer_port=peer, api_port=api
+    )
+    server = ApiServer(plane, {user: secrets.token_urlsafe(16) for user in USERS})
+    lines = (f'{token},{user},{user},"{USERS[user]}"\n' for user, token in server.tokens.items())
+    credentials.write_secret(plane.tokens, "".join(lines))
+    credentials.write_secret(plane.signing_key, credentials.new_signing_key())
+    credentials.write_secret(plane.audit_policy, AUDIT_POLICY)
+    plane.audit_log.parent.mkdir()
+    with ExitStack() as running:
+        for name, command in (("etcd", plane.etcd()), ("kube-apiserver", plane.kube_apiserver())):
+            running.enter_context(_program([*DIE_WITH_US, *command], log=directory / f"{name}.log"))
+        eventually(lambda: _ready(server), within=60, what=f"the API server is ready; see {directory}")
+        yield server
+
+
+@contextmanager
+def _program(command: list[str], *, log: Path) -> Iterator[None]:
+    with log.open("wb") as out, subprocess.Popen(command, stdout=out, stderr=out) as running:
+        try:
+            yield
+        finally:
+            running.kill()
+
+
+def _ready(server: ApiServer) -> bool:
+    """Ready, and furnished with the namespace that the tests use."""
+    try:
+        return server.plane.authority.exists() and server.get("/api/v1/namespaces/default") is not None
+    except Refused:
+        return False  # it listens before its own roles are there
+    except urllib.error.URLError as lost:
+        if isinstance(lost.reason, ConnectionRefusedError):
+            return False
+        raise
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports on loopback that nobody uses; all are held until the last is found, so that they differ."""
+    with ExitStack() as held:
+        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+def establish(server: ApiServer, definition: Json) -> None:
+    """Applies a CRD and waits until its objects can be written."""
+    path = f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{definition['metadata']['name']}"
+    if _established(server, path, definition):
+        return
+    server.apply(path, definition)
+    eventually(lambda: _established(server, path, definition), within=20, what=f"{path} is established")
+
+
+def _established(server: ApiServer, path: str, definition: Json) -> bool:
+    found = server.get(path) or {}
+    conditions = found.get("status", {}).get("conditions", [])
+    return any(c["type"] == "Established" and c["status"] == "True" for c in conditions) and all(
+        _served(server, definition["spec"], version["name"]) for version in definition["spec"]["versions"]
+    )
+
+
+def _served(server: ApiServer, spec: Json, version: str) -> bool:
+    """Established is said a moment before the storage is there (429 until then)."""
+    try:
+        return server.get(f"/apis/{spec['group']}/{version}/{spec['names']['plural']}") is not None
+    except Refused:
+        return False
+
+
+def empty(server: ApiServer, definition: Json) -> None:
+    """Deletes every object of a CRD, whatever finalizers it has: nothing of one test may meet the next."""
+    spec = definition["spec"]
+    everything = f"/apis/{spec['group']}/{spec['versions'][0]['name']}/{spec['names']['plural']}"
+    for item in (server.get(everything) or {"items": []})["items"]:
+        meta = item["metadata"]
+        where = f"namespaces/{meta['namespace']}/" if "namespace" in meta else ""
+        path = f"{everything.rpartition('/')[0]}/{where}{spec['names']['plural']}/{meta['name']}"
+        server.ask("DELETE", path)
+        if server.get(path) is not None:
+            server.merge(path, {"metadata": {"finalizers": []}})
+
+
+def holding(look: Callable[[], bool], *, seconds: float) -> bool:
+    """Whether something stays true for a while."""
+    over = threading.Event()
+    return all(look() and not over.wait(seconds / 10) for _ in range(10))

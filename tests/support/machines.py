@@ -1,0 +1,81 @@
+"""Builders of Machines and their nodes, as the API server has them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+
+def a_machine(
+    *,
+    name: str = "ws0123456789",
+    uid: str = "machine-uid",
+    sizes: Sequence[str] = ("Standard_NC12s_v3",),
+    storage: str = "50Gi",
+    labels: dict[str, str] | None = None,
+    finalizer: bool = False,
+    deleting: bool = False,
+    status: dict[str, Any] | None = None,
+    version: int = 1,
+) -> dict[str, Any]:
+    """A Machine as the Workspace operator asks for one."""
+    return {
+        "apiVersion": "karpenter.sh/v1alpha5",
+        "kind": "Machine",
+        "metadata": {
+            "name": name,
+            "uid": uid,
+            "generation": 1,
+            "resourceVersion": str(version),
+            "creationTimestamp": "2026-01-02T03:04:05Z",
+            "labels": {
+                "app": "falcon",
+                "karpenter.sh/provisioner-name": "default",
+                "kaito.sh/workspace": "w",
+                "kaito.sh/workspacenamespace": "ns",
+                **(labels or {}),
+            },
+            "annotations": {"kaito.sh/workspace-uid": "workspace-uid"},
+            **({"finalizers": ["karpenter.sh/termination"]} if finalizer else {}),
+            **({"deletionTimestamp": "2026-01-02T04:00:00Z"} if deleting else {}),
+        },
+        "spec": {
+            "machineTemplateRef": {"name": name},
+            "requirements": [
+                {"key": "node.kubernetes.io/instance-type", "operator": "In", "values": list(sizes)},
+                {"key": "karpenter.sh/provisioner-name", "operator": "In", "values": ["default"]},
+                {"key": "kaito.sh/machine-type", "operator": "In", "values": ["gpu"]},
+                {"key": "kubernetes.io/arch", "operator": "In", "values": ["amd64"]},
+                {"key": "kubernetes.io/os", "operator": "In", "values": ["linux"]},
+            ],
+            "resources": {"requests": {"storage": storage}},
+            "taints": [{"key": "sku", "value": "gpu", "effect": "NoSchedule"}],
+        },
+        **({"status": status} if status else {}),
+    }
+
+
+def a_node(
+    *, pool: str = "ws0123456789", ready: bool = True, taints: Sequence[str] = (), owner: str = ""
+) -> dict[str, Any]:
+    """A Node as AKS makes one for a pool."""
+    name = f"aks-{pool}-12345678-vmss000000"
+    return {
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": {
+            "name": name,
+            "uid": "node-uid",
+            "resourceVersion": "1",
+            "labels": {"kubernetes.azure.com/agentpool": pool, "agentpool": pool},
+            **({"ownerReferences": [{"uid": owner}]} if owner else {}),
+        },
+        "spec": {
+            "providerID": f"azure:///subscriptions/s/resourceGroups/mc/providers/Microsoft.Compute"
+            f"/virtualMachineScaleSets/aks-{pool}-12345678-vmss/virtualMachines/0",
+            "taints": [{"key": key, "effect": "NoSchedule"} for key in taints],
+        },
+        "status": {
+            "conditions": [{"type": "Ready", "status": "True" if ready else "False"}],
+            "capacity": {"cpu": "12"},
+            "allocatable": {"cpu": "11"},
+        },
+    }

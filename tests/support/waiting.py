@@ -1,0 +1,25 @@
+"""Waiting for what comes from elsewhere: never longer than needed, and saying what was there instead."""
+
+import threading
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+Answer = TypeVar("Answer")
+
+
+class NotInTime(AssertionError):
+    """What was awaited did not come; the message holds what was there instead."""
+
+
+def eventually(look: Callable[[], Answer | None], *, within: float, what: str) -> Answer:
+    """The first truthy answer of ``look``; raises NotInTime with the last one when ``within`` seconds are over."""
+    deadline = time.monotonic() + within
+    between_looks = threading.Event()
+    while True:
+        answer = look()
+        if answer:
+            return answer
+        if time.monotonic() > deadline:
+            raise NotInTime(f"{what}: not within {within} s; last seen: {answer!r}")
+        between_looks.wait(0.2)
