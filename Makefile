@@ -55,6 +55,9 @@ golden: $(VENV)/ready ## rewrite the golden YAML; the diff is the review
 crds: $(VENV)/ready ## write the CRDs from the models
 	@$(BIN)/python -m kaito_operator.api.crd
 
+reference: $(VENV)/ready ## write the pages that are made from the code
+	@$(BIN)/python -m scripts.reference
+
 lock: # the locked requirements, from pyproject.toml
 	@$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --quiet --extra dev pyproject.toml -o requirements/dev.txt
 	@$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --quiet --extra operator pyproject.toml -o requirements/operator.txt

@@ -1,4 +1,4 @@
-"""``kaito chat NAME [PROMPT]``: one question, or a conversation, through the API server: no address has to be reachable."""
+"""``kaito chat NAME [PROMPT]``: a question or a conversation, through the API server: no address need be reachable."""
 
 import contextlib
 import sys

@@ -3,10 +3,14 @@
 import argparse
 import asyncio
 import logging
+import os
 import signal
 import socket
 import sys
 import time
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from functools import partial
 
 from pydantic import ValidationError
 
@@ -41,41 +45,43 @@ def _provisioner() -> tuple[ControllerSettings, Controller]:  # type: ignore[typ
 CONTROLLERS = {"workspace": _workspace, "gpu-provisioner": _provisioner}
 
 
-async def run(name: str, kubeconfig: str | None) -> None:
-    """Works until a signal asks to stop, or until a part of the loop fails."""
+async def run(name: str, kubeconfig: str | None, *, take_signals: Callable[[], None]) -> None:
+    """Observes, and works while it leads, until cancelled or until a part of it fails."""
     settings, controller = CONTROLLERS[name]()
     logs.set_up(form=settings.log_format, level=settings.log_level)
     metrics = Metrics(controller.name)
-    kube = await Kube.connect(kubeconfig, field_manager=controller.field_manager, counted=metrics.requested)
-    reconciler = Reconciler(
-        controller, kube, metrics=metrics, workers=settings.workers, resync_seconds=settings.resync_seconds
-    )
-    leader = Leader(
-        kube,
-        name=controller.name,
-        namespace=settings.namespace,
-        identity=settings.identity or socket.gethostname(),
-        seconds=settings.lease_seconds,
-    )
-    try:
-        async with (
-            endpoints(
-                metrics,
-                healthy=lambda: _stalled(reconciler.listed_at, settings.resync_seconds),
-                ready=lambda: None,
-                metrics_port=settings.metrics_port,
-                health_port=settings.health_port,
-            ),
-            leader.term(),
-        ):
+    connect = partial(Kube.connect, kubeconfig, field_manager=controller.field_manager, counted=metrics.requested)
+    async with AsyncExitStack() as held:
+        # A connection of its own: renewals wait for nobody, and only they may write without the Lease.
+        for_lease = await connect()
+        held.push_async_callback(for_lease.close)
+        leader = Leader(
+            for_lease,
+            name=controller.name,
+            namespace=settings.namespace,
+            host=settings.pod or socket.gethostname(),
+            only_here=bool(settings.pod),
+            seconds=settings.lease_seconds,
+        )
+        kube = await connect(may_write=lambda: leader.leads)
+        held.push_async_callback(kube.close)
+        reconciler = Reconciler(
+            controller, kube, metrics=metrics, workers=settings.workers, resync_seconds=settings.resync_seconds
+        )
+        probes = endpoints(
+            metrics,
+            healthy=lambda: _stalled(reconciler.listed_at, settings.resync_seconds),
+            ready=lambda: "not listed yet" if reconciler.listed_at is None else None,
+            metrics_port=settings.metrics_port,
+            health_port=settings.health_port,
+        )
+        await held.enter_async_context(probes)
+        group = await held.enter_async_context(asyncio.TaskGroup())
+        group.create_task(watch(controller.watches, kube, reconciler.saw, spawned=take_signals))
+        group.create_task(reconciler.observe())
+        async with leader.term():
             metrics.leading(True)
-            async with asyncio.TaskGroup() as group:
-                working = group.create_task(reconciler.run())
-                await watch(controller.watches, kube, reconciler.saw)
-                working.cancel()
-            log.info("stopped")
-    finally:
-        await kube.close()
+            await reconciler.work()
 
 
 def _stalled(listed_at: float | None, resync_seconds: float) -> str | None:
@@ -86,22 +92,27 @@ def _stalled(listed_at: float | None, resync_seconds: float) -> str | None:
 
 
 async def _until_asked_to_stop(name: str, kubeconfig: str | None) -> int:
-    running = asyncio.create_task(run(name, kubeconfig))
     loop = asyncio.get_running_loop()
-    for asked in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(asked, running.cancel)
+
+    def take_signals() -> None:
+        for asked in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(asked, running.cancel)
+
+    running = asyncio.create_task(run(name, kubeconfig, take_signals=take_signals))
+    take_signals()
     try:
         await running
     except asyncio.CancelledError:
-        log.info("stopped before it began")
-    except (KubeError, ConnectionError) as ended:
+        log.info("stopped")
+        return 0
+    except KubeError as ended:
         log.error("ending: %s", ended)
-        return 1
+    except OSError as ended:  # a port that is taken
+        log.error("ending: %s", ended)
     except BaseExceptionGroup as ended:
         for error in ended.exceptions:
             log.error("ending: %s", error, exc_info=error)
-        return 1
-    return 0
+    return 1
 
 
 def main() -> int:
@@ -111,7 +122,9 @@ def main() -> int:
     parser.add_argument("--kubeconfig", help="instead of the pod's service account")
     asked = parser.parse_args()
     try:
-        return asyncio.run(_until_asked_to_stop(asked.controller, asked.kubeconfig))
+        # Never closed, unlike asyncio.run: that waits for every task, and a watch of kopf 1.45 that asks for a new
+        # login when the others have failed takes no cancellation. What is ours has ended when this returns.
+        return asyncio.Runner().run(_until_asked_to_stop(asked.controller, asked.kubeconfig))
     except ValidationError as wrong:
         for problem in wrong.errors():
             sys.stderr.write(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}\n")
@@ -119,4 +132,6 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    sys.stderr.flush()
+    os._exit(code)

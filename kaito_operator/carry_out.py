@@ -5,16 +5,16 @@ pass sees our own writes. Before what costs money or cannot be undone there is a
 """
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Iterable
-from hashlib import sha256
 from typing import Protocol
 
-from kaito_operator.api.conditions import timestamp
 from kaito_operator.api.kinds import BY_NAME
 from kaito_operator.api.labels import TERMINATION_FINALIZER, WORKSPACE_FINALIZER
 from kaito_operator.clock import Clock
 from kaito_operator.kube.client import Kube
-from kaito_operator.kube.errors import Conflict, Invalid, NotFound
+from kaito_operator.kube.errors import Conflict, Invalid, KubeError, NotFound
+from kaito_operator.kube.events import as_manifest
 from kaito_operator.mirror import Mirror
 from kaito_operator.plan import (
     Apply,
@@ -28,6 +28,8 @@ from kaito_operator.plan import (
     Ref,
     Report,
 )
+
+log = logging.getLogger(__name__)
 
 FINALIZERS = {
     "Workspace": WORKSPACE_FINALIZER,
@@ -43,7 +45,10 @@ class Stale(Exception):
 
 
 class CloudDoor(Protocol):
-    """What a provider must offer to have cloud steps carried out. Each method looks at the live cloud first."""
+    """What a provider must offer to have cloud steps carried out. Each method looks at the live cloud first.
+
+    When that look fails they raise ``workqueue.Retry``: nothing is decided on what was not seen.
+    """
 
     async def create(self, step: CreateInCloud) -> None:
         """Asks for it once, conditionally; a refusal is remembered for the next plan, not raised."""
@@ -60,6 +65,7 @@ async def carry_out(todo: Plan, *, kube: Kube, mirror: Mirror, cloud: CloudDoor 
     await _finalizer_on(todo, kube=kube, mirror=mirror)
     await _together(_apply(step, kube=kube, mirror=mirror) for step in todo.apply)
     for step in todo.cloud:
+        kube.fence()  # the cloud does not ask whether we lead
         await _in_cloud(step, cloud)
     await _together(_delete(step, kube=kube, mirror=mirror) for step in todo.delete)
     for report in todo.report:
@@ -79,7 +85,7 @@ async def _finalizer_on(todo: Plan, *, kube: Kube, mirror: Mirror) -> None:
     if todo.finalizer is not Finalizer.ADD and not _needs_a_second_look(todo):
         return
     live = await _live_subject(todo, kube=kube, mirror=mirror)
-    if todo.finalizer is Finalizer.ADD:
+    if todo.finalizer is Finalizer.ADD and _ours(todo) not in _finalizers(live):
         live = await _with_finalizers(live, [*_finalizers(live), _ours(todo)], kube=kube, mirror=mirror)
     buys = any(isinstance(step, CreateInCloud) for step in todo.cloud) or any(a.buys for a in todo.apply)
     if buys and _ours(todo) not in _finalizers(live):
@@ -146,7 +152,7 @@ async def _finalizer_off(todo: Plan, *, kube: Kube, mirror: Mirror, cloud: Cloud
 
 async def _apply(step: Apply, *, kube: Kube, mirror: Mirror) -> None:
     ref = Ref.of(step.manifest)
-    if step.buys and step.uid is None:
+    if step.uid is None:
         await _must_be_absent(ref, kube=kube, mirror=mirror)
     try:
         mirror.put(await kube.apply(step.manifest, uid=step.uid))
@@ -158,6 +164,7 @@ async def _apply(step: Apply, *, kube: Kube, mirror: Mirror) -> None:
 
 
 async def _must_be_absent(ref: Ref, *, kube: Kube, mirror: Mirror) -> None:
+    """An apply would take over whatever has the name: somebody else's object, or our own that was not seen yet."""
     if await _look(ref, kube=kube, mirror=mirror) is not None:
         raise Stale(f"{ref} exists already")
 
@@ -193,46 +200,36 @@ async def _in_cloud(step: CreateInCloud | DeleteInCloud, cloud: CloudDoor | None
 
 
 async def _report(report: Report, *, kube: Kube, mirror: Mirror) -> None:
+    """Writes the status of the very version that was seen.
+
+    The uid alone does not guard it: a custom resource's status endpoint puts the live metadata in place of what is sent
+    before anything is compared (seen on 1.37), so a successor of the name would get the status of the object before it.
+    """
+    seen = mirror.get(BY_NAME[report.ref.api_version, report.ref.kind], report.ref.name, report.ref.namespace)
+    if seen is None or seen["metadata"]["uid"] != report.uid:
+        seen = await _look(report.ref, kube=kube, mirror=mirror)
+    if seen is None or seen.get("status") == report.status:
+        return
+    if seen["metadata"]["uid"] != report.uid:
+        raise Stale(f"{report.ref} is not the object that was seen")
+    version = seen["metadata"]["resourceVersion"]
     try:
-        mirror.put(await kube.apply_status(report.ref, uid=report.uid, status=report.status))
+        mirror.put(await kube.apply_status(report.ref, uid=report.uid, status=report.status, version=version))
     except NotFound:
         _forget(report.ref, mirror)
-    except (Conflict, Invalid) as refused:
-        if not _is_about_uid(refused):
-            raise
+    except Conflict as changed:
         await _look(report.ref, kube=kube, mirror=mirror)
-        raise Stale(f"{report.ref} is not the object that was seen") from refused
+        raise Stale(f"{report.ref} changed under its status") from changed
 
 
 async def _record(event: Event, *, kube: Kube, clock: Clock) -> None:
-    """Its name says what it tells, to the minute, so that a pass repeated after a crash tells nothing twice."""
-    now = timestamp(clock())
-    told = sha256("\0".join((event.uid, event.type, event.reason, event.message, now[:16])).encode()).hexdigest()[:16]
-    namespace = event.about.namespace or "default"
-    about = {
-        "apiVersion": event.about.api_version,
-        "kind": event.about.kind,
-        "name": event.about.name,
-        "uid": event.uid,
-    }
-    manifest: Manifest = {
-        "apiVersion": "v1",
-        "kind": "Event",
-        "metadata": {"name": f"{event.about.name[:200]}.{told}", "namespace": namespace},
-        "involvedObject": {**about, **({"namespace": event.about.namespace} if event.about.namespace else {})},
-        "type": event.type,
-        "reason": event.reason,
-        "message": event.message[:1024],
-        "source": {"component": kube.field_manager},
-        "reportingComponent": kube.field_manager,
-        "firstTimestamp": now,
-        "lastTimestamp": now,
-        "count": 1,
-    }
+    """Tells it as well as can be: an event that is refused, as in a namespace that ends, stands in nobody's way."""
     try:
-        await kube.create(manifest)
+        await kube.create(as_manifest(event, component=kube.field_manager, now=clock()))
     except Conflict:
         return  # told already
+    except KubeError as refused:
+        log.warning("event %s about %s: %s", event.reason, event.about, refused)
 
 
 async def _look(ref: Ref, *, kube: Kube, mirror: Mirror) -> Manifest | None:

@@ -1,5 +1,6 @@
 """The only file that imports kopf: watch events go into the mirror and the queue, and nothing else happens here."""
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -13,19 +14,44 @@ Saw = Callable[..., None]
 """Takes a manifest and, by keyword, whether it is gone."""
 
 
-async def watch(watches: tuple[Watch, ...], kube: Kube, saw: Saw) -> None:
-    """Watches until SIGTERM or SIGINT, whose handlers kopf takes over, or until cancelled.
+EXIT_SECONDS = 5.0
+"""What kopf gets to come to its end."""
 
-    kopf raises what it cannot mend (410, 403, a broken stream): then the process ends and starts clean.
+
+class WatchEnded(Exception):
+    """kopf stopped without an error, which it should never do unasked."""
+
+
+async def watch(watches: tuple[Watch, ...], kube: Kube, saw: Saw, *, spawned: Callable[[], None]) -> None:
+    """Watches until cancelled. Raises what kopf cannot mend (410, 403, a broken stream): then start clean.
+
+    ``spawned`` is called when kopf has taken SIGTERM and SIGINT for itself, so that they can be taken back.
     """
+    # Not kopf.operator: at its end that waits for, then cancels every younger task of the loop, ours among them.
+    tasks = await kopf.spawn_tasks(
+        registry=_registry(watches, kube, saw), settings=_settings(watches), standalone=True, clusterwide=True
+    )
+    spawned()
+    try:
+        ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for each in ended:
+            if not each.cancelled() and (error := each.exception()) is not None:
+                raise error
+        raise WatchEnded(f"kopf's {', '.join(task.get_name() for task in ended)} ended")
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks, timeout=EXIT_SECONDS)
+
+
+def _registry(watches: tuple[Watch, ...], kube: Kube, saw: Saw) -> kopf.OperatorRegistry:
+    """One handler a kind, and the login; nothing by which kopf would ever write."""
     registry = kopf.OperatorRegistry()
-    settings = _settings(watches)
     kopf.on.login(registry=registry)(_login_with(kube))
     for each in watches:
         group, _, version = each.kind.api_version.rpartition("/")
-        ring = _bell(each, saw)
-        kopf.on.event(group, version, each.kind.plural, id=each.kind.plural, registry=registry)(ring)
-    await kopf.operator(registry=registry, settings=settings, standalone=True, clusterwide=True)
+        kopf.on.event(group, version, each.kind.plural, id=each.kind.plural, registry=registry)(_bell(each, saw))
+    return registry
 
 
 def _bell(each: Watch, saw: Saw) -> Callable[..., Any]:
@@ -67,7 +93,9 @@ def _settings(watches: tuple[Watch, ...]) -> kopf.OperatorSettings:
     settings.networking.request_timeout = 30
     settings.networking.connect_timeout = 10
     settings.networking.error_backoffs = [1, 1, 2, 3, 5]  # 12 s, then end and start clean
-    settings.process.ultimate_exiting_timeout = 25
+    settings.queueing.exit_timeout = 1  # a handler takes microseconds
+    settings.process.ultimate_exiting_timeout = None  # it is not kopf's to kill the process
+    settings.persistence.finalizer = "kaito.sh/never-written"
     for each in watches:
         if each.selector:
             group, _, version = each.kind.api_version.rpartition("/")

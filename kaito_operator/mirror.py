@@ -12,6 +12,8 @@ from kaito_operator.plan import Key, Manifest
 
 _Name = tuple[str, str]
 _Resource = tuple[str, str]
+REMEMBERED = 10_000
+"""Removals that are remembered, so that a late event of a gone object does not bring it back."""
 
 
 class Mirror:
@@ -20,6 +22,7 @@ class Mirror:
     def __init__(self) -> None:
         self._objects: dict[_Resource, dict[_Name, Manifest]] = defaultdict(dict)
         self._of_workspace: dict[tuple[_Resource, Key], set[_Name]] = defaultdict(set)
+        self._removed: dict[str, int] = {}
 
     def put(self, seen: Manifest) -> bool:
         """Takes in what was seen. False if it is no news: an old event never overwrites the answer to our own write.
@@ -29,6 +32,8 @@ class Mirror:
         resource, name = _resource(seen), _name(seen)
         known = self._objects[resource].get(name)
         if known is not None and _version(known) >= _version(seen):
+            return False
+        if _version(seen) <= self._removed.get(seen["metadata"]["uid"], 0):
             return False
         self._unindex(resource, name)
         self._objects[resource][name] = seen
@@ -44,6 +49,7 @@ class Mirror:
             return False
         self._unindex(resource, name)
         del self._objects[resource][name]
+        self._remember(gone["metadata"]["uid"], max(_version(known), _version(gone) - 1))
         return True
 
     def replace(self, kind: Kind, objects: Iterable[Manifest], *, resource_version: str) -> list[Manifest]:
@@ -59,6 +65,10 @@ class Mirror:
         """One object as last seen."""
         return self._objects[kind.api_version, kind.kind].get((namespace, name))
 
+    def last(self, manifest: Manifest) -> Manifest | None:
+        """The object of the same kind and name as it was last seen."""
+        return self._objects[_resource(manifest)].get(_name(manifest))
+
     def all(self, kind: Kind) -> list[Manifest]:
         """All objects of a kind, sorted by namespace and name."""
         known = self._objects[kind.api_version, kind.kind]
@@ -71,6 +81,12 @@ class Mirror:
 
     def __len__(self) -> int:
         return sum(len(objects) for objects in self._objects.values())
+
+    def _remember(self, uid: str, version: int) -> None:
+        """Up to which version an object is past. One that merely lost its label lives on with the version of that."""
+        self._removed[uid] = version
+        if len(self._removed) > REMEMBERED:
+            del self._removed[next(iter(self._removed))]
 
     def _unindex(self, resource: _Resource, name: _Name) -> None:
         known = self._objects[resource].get(name)

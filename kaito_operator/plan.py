@@ -94,10 +94,12 @@ class DeleteInCloud:
     """Have the cloud delete what it holds under ``name``, or note that it holds nothing.
 
     ``owner``: the ownership tags that the live object must carry, all of them, or it is not touched.
+    ``etag``: the version that is meant; "" means whatever has become of it.
     """
 
     name: str
     owner: Mapping[str, str]
+    etag: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,10 @@ log = logging.getLogger(__name__)
 
 Seen = TypeVar("Seen")
 FIRST_PAUSES = (0.2, 0.5, 1.0, 2.0, 4.0)
+LOOK_FOR_KIND = 10.0
+"""Seconds between looks for a kind that the cluster does not know yet."""
+RESTLESS = 5
+"""Passes of one key that may write in a row before the next one is held back."""
 LONGEST_WAIT = 300.0
 """Seconds; a server may ask for any Retry-After, and gets this much at most."""
 
@@ -59,8 +63,12 @@ class Controller(Generic[Seen]):
     """Runs beside the passes; gets the queue's add and the mirror."""
 
 
+class KindAppeared(Exception):
+    """A kind was installed after our start. kopf scans for kinds once, so only a new process can watch it."""
+
+
 class Reconciler(Generic[Seen]):
-    """The loop of one controller."""
+    """The loop of one controller. ``observe`` keeps the mirror true, ``work`` writes; only the leader works."""
 
     def __init__(
         self,
@@ -75,46 +83,68 @@ class Reconciler(Generic[Seen]):
         self.controller, self.mirror = controller, Mirror()
         self._kube, self._metrics, self._clock, self._resync_seconds = kube, metrics, clock, resync_seconds
         self._queue = WorkQueue(self.reconcile, workers=workers, watched=metrics)
+        self._listed = asyncio.Event()
+        self._unknown: set[Kind] = set()
+        self._restless: dict[Key, int] = {}
         self.listed_at: float | None = None
         """When the last full LIST succeeded, on the monotonic clock; None before the first."""
 
     def saw(self, manifest: Manifest, *, gone: bool) -> None:
-        """A watch event: into the mirror, and whom it concerns into the queue."""
-        before = set(self.controller.concerns(manifest, self.mirror))
-        news = self.mirror.remove(manifest) if gone else self.mirror.put(manifest)
-        if news:
-            for key in before | set(self.controller.concerns(manifest, self.mirror)):
+        """A watch event: into the mirror, and whom it concerns, or did before, into the queue."""
+        before = self._concerned(self.mirror.last(manifest), manifest)
+        if self.mirror.remove(manifest) if gone else self.mirror.put(manifest):
+            for key in before | self._concerned(manifest):
                 self._queue.add(key)
 
-    async def run(self) -> None:
-        """Works until cancelled; ends with an error if any part of the loop does."""
+    def _concerned(self, *manifests: Manifest | None) -> set[Key]:
+        return {key for each in manifests if each is not None for key in self.controller.concerns(each, self.mirror)}
+
+    async def observe(self) -> None:
+        """LISTs, then LISTs again every now and then, until cancelled."""
         await self._first_resync()
+        self._listed.set()
+        await self._resync_for_ever()
+
+    async def work(self) -> None:
+        """Makes passes until cancelled, from the first LIST on: nothing is decided on an empty mirror.
+
+        Ends with an error if any part of it does.
+        """
+        await self._listed.wait()
         async with asyncio.TaskGroup() as group:
             group.create_task(self._queue.run())
-            group.create_task(self._resync_for_ever())
             for background in self.controller.background:
                 group.create_task(_coroutine(background(self._queue.add, self.mirror)))
 
     async def resync(self) -> None:
         """LISTs every watched kind, mends the mirror, and asks for every parent and whomever a difference concerns."""
         for watch in self.controller.watches:
-            try:
-                listed = await self._kube.list(watch.kind, labels=watch.selector)
-            except NotFound:
-                log.warning("the cluster does not know %s of %s", watch.kind.plural, watch.kind.api_version)
-                continue
-            for different in self.mirror.replace(watch.kind, listed.items, resource_version=listed.resource_version):
-                for key in self.controller.concerns(different, self.mirror):
-                    self._queue.add(key)
+            await self._resync_kind(watch)
         self.listed_at = time.monotonic()
         for parent in self.mirror.all(self.controller.parent):
             self._queue.add(Key(parent["metadata"].get("namespace", ""), parent["metadata"]["name"]))
+
+    async def _resync_kind(self, watch: Watch) -> None:
+        kind = watch.kind
+        try:
+            listed = await self._kube.list(kind, labels=watch.selector)
+        except NotFound:
+            if kind not in self._unknown:
+                log.warning("the cluster does not know %s of %s", kind.plural, kind.api_version)
+            self._unknown.add(kind)
+            return
+        if kind in self._unknown:
+            raise KindAppeared(f"the cluster knows {kind.plural} of {kind.api_version} by now; starting again for them")
+        for different in self.mirror.replace(kind, listed.items, resource_version=listed.resource_version):
+            for key in self._concerned(different):
+                self._queue.add(key)
 
     async def reconcile(self, key: Key) -> float | None:
         """One pass. Answers in how many seconds to look again; raises Retry for what may be better next time."""
         with self._metrics.reconcile() as outcome:
             seen = self.controller.observe(self.mirror, key)
             if seen is None:
+                self._restless.pop(key, None)
                 return None
             todo = self.controller.plan(seen, self._clock())
             if todo.writes:
@@ -130,8 +160,22 @@ class Reconciler(Generic[Seen]):
                 outcome("error")
                 raise Retry(str(refused), after=min(refused.retry_after or 0.0, LONGEST_WAIT)) from refused
             outcome("success" if todo.look_again is None else "requeue_after")
-            # Our own writes come back as events that are no news to the mirror, so what they change is looked at here.
-            return 0.0 if todo.writes else todo.look_again
+            return self._next_look(key, todo)
+
+    def _next_look(self, key: Key, todo: Plan) -> float | None:
+        """After a pass that wrote at once: our own writes come back as events that are no news to the mirror.
+
+        A key that finds no rest (somebody undoes what we do, or a bug) is held back, more each time.
+        """
+        if not todo.writes:
+            self._restless.pop(key, None)
+            return todo.look_again
+        passes = self._restless[key] = self._restless.get(key, 0) + 1
+        if passes <= RESTLESS:
+            return 0.0
+        if passes == RESTLESS + 1:
+            log.warning("%s: no rest after %d passes that wrote", "/".join(filter(None, key)), passes)
+        return min(0.2 * 2.0 ** min(passes - RESTLESS, 20), LONGEST_WAIT)
 
     async def _first_resync(self) -> None:
         """The LIST before the first pass. A server that has just started may need a moment; more than that ends us."""
@@ -147,11 +191,20 @@ class Reconciler(Generic[Seen]):
 
     async def _resync_for_ever(self) -> None:
         while True:
-            await asyncio.sleep(self._resync_seconds * random.uniform(0.9, 1.1))
+            seconds = self._resync_seconds * random.uniform(0.9, 1.1)
             try:
+                await (self._look_for_kinds(seconds) if self._unknown else asyncio.sleep(seconds))
                 await self.resync()
             except KubeError as refused:
                 log.warning("resync: %s; again in a while", refused)
+
+    async def _look_for_kinds(self, seconds: float) -> None:
+        """Waits for so long, and looks now and then for the kinds that are not there. Raises KindAppeared."""
+        for _ in range(max(1, round(seconds / LOOK_FOR_KIND))):
+            await asyncio.sleep(min(seconds, LOOK_FOR_KIND))
+            for watch in self.controller.watches:
+                if watch.kind in self._unknown:
+                    await self._resync_kind(watch)
 
 
 async def _coroutine(awaitable: Awaitable[None]) -> None:

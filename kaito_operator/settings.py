@@ -1,5 +1,9 @@
-"""Every setting, read once from the environment and then frozen. ``docs/reference/settings.md`` is made from here."""
+"""Every setting, read once from the environment and then frozen.
 
+``python -m kaito_operator.settings`` writes the reference page, ``docs/reference/settings.md``.
+"""
+
+import sys
 from typing import Literal
 
 from pydantic import Field
@@ -14,7 +18,12 @@ class ControllerSettings(BaseSettings):
     namespace: str = Field(
         "kaito-system", alias="RELEASE_NAMESPACE", description="Where the controller and its Lease live."
     )
-    identity: str = Field("", alias="POD_NAME", description="Who holds the Lease; the host's name if empty.")
+    pod: str = Field(
+        "",
+        alias="POD_NAME",
+        description="The pod, as the Lease names it; a new process of the same pod takes its Lease over at once. "
+        "Empty outside a pod, where the name of the host is used.",
+    )
     log_format: Literal["json", "text"] = Field("json", alias="KAITO_LOG_FORMAT", description="`json` or `text`.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", alias="KAITO_LOG_LEVEL", description="The least severe lines that are written."
@@ -109,3 +118,7 @@ def as_markdown() -> str:
                 )
                 parts.append(f"| `{field.alias}` | {default} | {field.description} |")
     return "\n".join(parts) + "\n"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(as_markdown())

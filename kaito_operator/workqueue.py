@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import random
+import time
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
@@ -34,6 +35,12 @@ class Watched(Protocol):
     def retried(self) -> None:
         """A key failed and will be tried again."""
 
+    def waited(self, seconds: float) -> None:
+        """A key's turn has come after so long."""
+
+    def worked(self, seconds: float) -> None:
+        """The work on a key took so long."""
+
 
 class Unwatched:
     """No metrics."""
@@ -44,6 +51,10 @@ class Unwatched:
 
     def retried(self) -> None: ...
 
+    def waited(self, seconds: float) -> None: ...
+
+    def worked(self, seconds: float) -> None: ...
+
 
 class WorkQueue:
     """Feeds keys to ``work``, a few keys at a time and each key alone."""
@@ -53,7 +64,7 @@ class WorkQueue:
     ) -> None:
         self._work, self._workers, self._watched = work, workers, watched or Unwatched()
         self._ready: asyncio.Queue[Key] = asyncio.Queue()
-        self._waiting: set[Key] = set()
+        self._waiting: dict[Key, float] = {}
         self._running: set[Key] = set()
         self._dirty: set[Key] = set()
         self._failures: dict[Key, int] = {}
@@ -66,7 +77,7 @@ class WorkQueue:
         if key in self._running:
             self._dirty.add(key)
         elif key not in self._waiting:
-            self._waiting.add(key)
+            self._waiting[key] = time.monotonic()
             self._ready.put_nowait(key)
             self._watched.depth(len(self._waiting))
 
@@ -88,13 +99,15 @@ class WorkQueue:
     async def _serve(self) -> None:
         while True:
             key = await self._ready.get()
-            self._waiting.discard(key)
-            self._running.add(key)
+            started = time.monotonic()
+            self._watched.waited(started - self._waiting.pop(key))
             self._watched.depth(len(self._waiting))
+            self._running.add(key)
             try:
                 again = await self._attempt(key)
             finally:
                 self._running.discard(key)
+                self._watched.worked(time.monotonic() - started)
             if key in self._dirty:
                 self._dirty.discard(key)
                 self.add(key)

@@ -2,79 +2,50 @@
 
 It answers as Azure Resource Manager does: 201 and 200 for PUT, 202 and 204 for DELETE, operations to be asked after,
 etags that change with every change, a provisioningState that takes its time, and Azure's wording for what it refuses.
-The control routes under /control are for tests: boot time, faults, and the history of every call.
+The routes under /control are for tests: boot time, faults, and the history of every call. State is in memory only.
 """
 
 import argparse
 import asyncio
 import re
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
-from hashlib import sha256
+from collections.abc import Awaitable, Callable
+from json import JSONDecodeError
 from typing import Any
 
 from aiohttp import web
 
-from local_cluster.azure_faults import Fault, Faults, parse_fault
-from local_cluster.azure_machines import RecordOnly, VirtualMachine, VirtualMachines, virtual_machine
+from local_cluster.azure_answers import busy, changed, cluster_id, error, follow, missing, whole
+from local_cluster.azure_faults import Fault, Faults, NoFault, parse_fault
+from local_cluster.azure_machines import RecordOnly, VirtualMachines
+from local_cluster.azure_pools import BUSY, IMMUTABLE, Pool, Pools
 
 POOLS = (
-    "/subscriptions/{subscription}/resource{groups:[gG]roups}/{group}/providers/Microsoft.ContainerService"
+    "/subscriptions/{subscription}/{groups:[rR]esource[gG]roups}/{group}/providers/Microsoft.ContainerService"
     "/managedClusters/{cluster}/agentPools"
 )
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 NAME = re.compile(r"[a-z][a-z0-9]{0,11}")
 MOST_POOLS = 100
 BODY_IN_HISTORY = 4096
+FAULT = web.RequestKey("fault", Fault)
+"""The fault that strikes a request while it is carried out."""
 
 
-@dataclass(slots=True)
-class Pool:
-    """One agent pool: its REST body, how often it changed, and what is being done to it."""
-
-    name: str
-    body: dict[str, Any]
-    generation: int = 0
-    operation: asyncio.Task[None] | None = None
-    machine: VirtualMachine | None = None
-
-    @property
-    def state(self) -> str:
-        """provisioningState."""
-        return str(self.body["properties"]["provisioningState"])
-
-    def enter(self, state: str) -> None:
-        """A new state is a new etag."""
-        self.generation += 1
-        self.body["properties"]["provisioningState"] = state
-        self.body["properties"]["eTag"] = self.etag
-
-    @property
-    def etag(self) -> str:
-        """Another one after every change."""
-        return sha256(f"{self.name}/{id(self)}/{self.generation}".encode()).hexdigest()[:32]
-
-
-@dataclass(slots=True)
-class Operation:
-    """A long-running operation as its status URL tells it."""
-
-    status: str = "InProgress"
-    error: dict[str, Any] | None = None
-
-
-@dataclass(slots=True)
 class AzureStandIn:
-    """One subscription with one cluster. All state is in memory."""
+    """One subscription with one cluster."""
 
-    machines: VirtualMachines = field(default_factory=RecordOnly)
-    boot_seconds: float = 5.0
-    node_resource_group: str = "MC_local_local_local"
-    pools: dict[str, Pool] = field(default_factory=dict)
-    operations: dict[str, Operation] = field(default_factory=dict)
-    history: list[dict[str, Any]] = field(default_factory=list)
-    faults: Faults = field(default_factory=Faults)
+    def __init__(
+        self,
+        machines: VirtualMachines | None = None,
+        *,
+        boot_seconds: float = 5.0,
+        node_resource_group: str = "MC_local_local_local",
+    ) -> None:
+        """Without ``machines`` they are only written down."""
+        self.pools = Pools(machines or RecordOnly(), boot_seconds, node_resource_group)
+        self.history: list[dict[str, Any]] = []
+        self.faults = Faults()
 
     def app(self) -> web.Application:
         """The HTTP server."""
@@ -112,11 +83,11 @@ class AzureStandIn:
             "query": dict(request.query),
             "caller": request.headers.get("User-Agent", ""),
             "body": (await request.text())[:BODY_IN_HISTORY],
-            "status": 0,
+            "status": 0,  # stays where there was no answer
         }
         self.history.append(entry)
         response = await handler(request)
-        entry["status"] = response.status
+        entry["status"] = 0 if _is_cut(request) else response.status
         return response
 
     @web.middleware
@@ -125,115 +96,82 @@ class AzureStandIn:
         if request.path.startswith("/control"):
             return await handler(request)
         if not request.headers.get("Authorization", "").startswith("Bearer "):
-            return _error(401, "AuthenticationFailed", "Authentication failed. The 'Authorization' header is missing.")
-        if "api-version" not in request.query and not request.path.startswith("/operations"):
-            return _error(400, "MissingApiVersionParameter", "The api-version query parameter is required.")
+            return error(401, "AuthenticationFailed", "Authentication failed. The 'Authorization' header is missing.")
+        if "api-version" not in request.query:
+            return error(400, "MissingApiVersionParameter", "The api-version query parameter is required.")
         fault = self.faults.matching(request.method, request.path)
-        return await handler(request) if fault is None else await _broken(fault, request, handler)
+        return await handler(request) if fault is None else await _struck(fault, request, handler)
 
     # Agent pools
 
     async def _list(self, _: web.Request) -> web.Response:
-        return web.json_response({"value": [pool.body for _, pool in sorted(self.pools.items())]})
+        return web.json_response({"value": self._bodies()})
 
     async def _get(self, request: web.Request) -> web.Response:
-        pool = self.pools.get(request.match_info["name"])
-        return _missing(request.match_info["name"]) if pool is None else _whole(pool, 200)
+        pool = self._named(request)
+        return missing(request.match_info["name"]) if pool is None else whole(pool, 200)
 
     async def _put(self, request: web.Request) -> web.Response:
         name = request.match_info["name"]
         if not NAME.fullmatch(name):
             told = "It must match ^[a-z][a-z0-9]{0,11}$."
-            return _error(400, "InvalidParameter", f"The value of parameter agentPool.name is invalid: {name}. {told}")
-        pool = self.pools.get(name)
-        if pool is not None:
-            return self._update(request, pool)
-        if len(self.pools) >= MOST_POOLS:
-            return _error(400, "MaxAgentPoolCountReached", f"The cluster has {MOST_POOLS} agent pools already.")
-        body = await request.json()
-        pool = self.pools[name] = Pool(name, self._body(request, name, body))
-        pool.enter("Creating")
-        operation = self._begin(pool, self._create(pool))
-        return _whole(pool, 201, **self._follow(request, operation))
+            return error(400, "InvalidParameter", f"The value of parameter agentPool.name is invalid: {name}. {told}")
+        try:
+            wanted = (await request.json())["properties"]
+        except (JSONDecodeError, KeyError, TypeError):
+            return error(400, "InvalidRequestContent", "The request content was invalid and could not be parsed.")
+        pool = self._named(request)
+        return self._create(request, wanted) if pool is None else self._update(request, pool, wanted)
 
-    def _update(self, request: web.Request, pool: Pool) -> web.Response:
+    def _create(self, request: web.Request, wanted: dict[str, Any]) -> web.Response:
+        if request.headers.get("If-Match"):
+            return changed(f"Agent pool {request.match_info['name']} does not exist.")
+        if "vmSize" not in wanted:
+            return error(400, "InvalidParameter", "Required parameter agentPoolProfile.vmSize is missing (null).")
+        if len(self.pools.by_name) >= MOST_POOLS:
+            return error(400, "MaxAgentPoolCountReached", f"The cluster has {MOST_POOLS} agent pools already.")
+        fault = request.get(FAULT)
+        pool = self.pools.create(
+            request.match_info["name"], cluster=cluster_id(request), wanted=wanted, fails=fault.fails if fault else None
+        )
+        return whole(pool, 201, **follow(request, pool))
+
+    def _update(self, request: web.Request, pool: Pool, wanted: dict[str, Any]) -> web.Response:
         if request.headers.get("If-None-Match") == "*":
-            return _error(412, "PreconditionFailed", f"Agent pool {pool.name} exists already.")
-        if (busy := _busy(pool)) is not None:
-            return busy
-        return _error(400, "PropertyChangeNotAllowed", f"Changing a property of agent pool {pool.name} is not allowed.")
+            return changed(f"Agent pool {pool.name} exists already.")
+        if _other_etag(request, pool):
+            return changed(f"The etag of agent pool {pool.name} is another.")
+        if pool.state in BUSY:
+            return busy(pool)
+        for key in IMMUTABLE:
+            if key in wanted and wanted[key] != pool.properties.get(key):
+                return error(400, "PropertyChangeNotAllowed", f"Changing property 'properties.{key}' is not allowed.")
+        self.pools.update(pool, wanted)
+        return whole(pool, 200, **follow(request, pool))
 
     async def _delete(self, request: web.Request) -> web.Response:
-        pool = self.pools.get(request.match_info["name"])
+        pool = self._named(request)
         if pool is None:
             return web.Response(status=204)
-        wanted = request.headers.get("If-Match", "").strip('"')
-        if wanted and wanted != pool.etag:
-            return _error(412, "PreconditionFailed", f"The etag of agent pool {pool.name} is not {wanted}.")
-        if pool.state != "Deleting":
-            pool.enter("Deleting")
-            operation = self._begin(pool, self._remove(pool))
-        else:
-            operation = pool.name
-        return web.Response(status=202, headers=self._follow(request, operation))
-
-    def _body(self, request: web.Request, name: str, wanted: Mapping[str, Any]) -> dict[str, Any]:
-        where = request.match_info
-        return {
-            # AKS answers the ids of pools with "resourcegroups" in lower case.
-            "id": f"/subscriptions/{where['subscription']}/resourcegroups/{where['group']}/providers"
-            f"/Microsoft.ContainerService/managedClusters/{where['cluster']}/agentPools/{name}",
-            "name": name,
-            "type": "Microsoft.ContainerService/managedClusters/agentPools",
-            "properties": {
-                "mode": "User",
-                "osType": "Linux",
-                "osSKU": "Ubuntu",
-                "type": "VirtualMachineScaleSets",
-                "scaleSetPriority": "Regular",
-                "powerState": {"code": "Running"},
-                **wanted.get("properties", {}),
-            },
-        }
-
-    # What takes its time
-
-    def _begin(self, pool: Pool, work: Awaitable[None]) -> str:
-        """Starts an operation; one that was under way on the pool is overridden, as Azure does."""
-        if pool.operation is not None:
-            pool.operation.cancel()
-        identity = sha256(f"{pool.name}/{time.time_ns()}".encode()).hexdigest()[:16]
-        operation = self.operations[identity] = Operation()
-        pool.operation = asyncio.create_task(_carried_out(work, operation))
-        return identity
-
-    async def _create(self, pool: Pool) -> None:
-        await asyncio.sleep(self.boot_seconds)
-        pool.machine = virtual_machine(pool.name, pool.body, node_resource_group=self.node_resource_group)
-        await self.machines.start(pool.machine)
-        pool.enter("Succeeded")
-
-    async def _remove(self, pool: Pool) -> None:
-        if pool.machine is not None:
-            await self.machines.stop(pool.machine.name)
-        del self.pools[pool.name]
+        if _other_etag(request, pool):
+            return changed(f"The etag of agent pool {pool.name} is another.")
+        self.pools.delete(pool)
+        return web.Response(status=202, headers=follow(request, pool))
 
     async def _operation(self, request: web.Request) -> web.Response:
-        operation = self.operations.get(request.match_info["id"])
+        operation = self.pools.operations.get(request.match_info["id"])
         if operation is None:
-            return _error(404, "NotFound", "The operation is not known.")
-        told = {"name": request.match_info["id"], "status": operation.status}
-        return web.json_response({**told, **({"error": operation.error} if operation.error else {})})
+            return error(404, "NotFound", "The operation is not known.")
+        return web.json_response(operation.told())
 
-    def _follow(self, request: web.Request, operation: str) -> dict[str, str]:
-        url = f"{request.scheme}://{request.host}/operations/{operation}?api-version=2017-08-31"
-        return {"Azure-AsyncOperation": url, "Location": url, "Retry-After": "10"}
+    def _named(self, request: web.Request) -> Pool | None:
+        return self.pools.by_name.get(request.match_info["name"])
+
+    def _bodies(self) -> list[dict[str, Any]]:
+        return [pool.body for _, pool in sorted(self.pools.by_name.items())]
 
     async def _stop(self, _: web.Application) -> None:
-        under_way = [pool.operation for pool in self.pools.values() if pool.operation is not None]
-        for operation in under_way:
-            operation.cancel()
-        await asyncio.gather(*under_way, return_exceptions=True)
+        await self.pools.stop()
 
     # For tests
 
@@ -245,14 +183,17 @@ class AzureStandIn:
         return web.Response(status=204)
 
     async def _all(self, _: web.Request) -> web.Response:
-        return web.json_response([pool.body for _, pool in sorted(self.pools.items())])
+        return web.json_response(self._bodies())
 
     async def _set_boot(self, request: web.Request) -> web.Response:
-        self.boot_seconds = float((await request.json())["seconds"])
+        self.pools.boot_seconds = float((await request.json())["seconds"])
         return web.Response(status=204)
 
     async def _add_fault(self, request: web.Request) -> web.Response:
-        self.faults.add(parse_fault(await request.json()))
+        try:
+            self.faults.add(parse_fault(await request.json()))
+        except NoFault as wrong:
+            return web.Response(status=400, text=str(wrong))
         return web.Response(status=204)
 
     async def _heal(self, _: web.Request) -> web.Response:
@@ -260,45 +201,26 @@ class AzureStandIn:
         return web.Response(status=204)
 
 
-async def _carried_out(work: Awaitable[None], operation: Operation) -> None:
-    """Follows the work to its end; a cancelled one says what Azure says of an overridden operation."""
-    try:
-        await work
-    except asyncio.CancelledError:
-        operation.status = "Canceled"
-        raise
-    operation.status = "Succeeded"
-
-
-async def _broken(fault: Fault, request: web.Request, handler: Handler) -> web.StreamResponse:
-    """The fault in place of the answer, or of the connection."""
+async def _struck(fault: Fault, request: web.Request, handler: Handler) -> web.StreamResponse:
+    """The fault in place of the answer, of the connection, or of the operation's end."""
     await asyncio.sleep(fault.delay)
+    if fault.fails is not None:
+        request[FAULT] = fault
+        return await handler(request)
     if fault.after_commit:
         await handler(request)
-    if fault.reset:
-        if request.transport is not None:
-            request.transport.abort()
-        return web.Response(status=500)  # nobody reads it: the connection is gone
+    if fault.reset and request.transport is not None:
+        request.transport.abort()
     return web.json_response(fault.body, status=fault.status, headers=fault.headers)
 
 
-def _busy(pool: Pool) -> web.Response | None:
-    if pool.state not in ("Creating", "Updating", "Deleting"):
-        return None
-    told = f"Another agentpool operation ({pool.name} - {pool.state}) is in progress, please wait for it."
-    return _error(409, "OperationNotAllowed", f"{told} See https://aka.ms/aks-pending-operation for details.")
+def _is_cut(request: web.Request) -> bool:
+    return request.transport is None or request.transport.is_closing()
 
 
-def _missing(name: str) -> web.Response:
-    return _error(404, "NotFound", f"Agent Pool not found. Agent pool name: {name}")
-
-
-def _whole(pool: Pool, status: int, **headers: str) -> web.Response:
-    return web.json_response(pool.body, status=status, headers={"ETag": f'"{pool.etag}"', **headers})
-
-
-def _error(status: int, code: str, message: str) -> web.Response:
-    return web.json_response({"error": {"code": code, "message": message}}, status=status)
+def _other_etag(request: web.Request, pool: Pool) -> bool:
+    wanted = request.headers.get("If-Match", "").strip('"')
+    return wanted not in ("", "*", pool.etag)
 
 
 def main() -> None:

@@ -6,12 +6,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 
+class NoFault(Exception):
+    """What was asked for is no fault; the message says why."""
+
+
 @dataclass(slots=True)
 class Fault:
     """Instead of the answer to requests of this method whose path matches: a status and body, or no answer at all."""
 
     method: str = ".*"
+    """A regular expression for the whole method."""
     path: str = ".*"
+    """A regular expression found anywhere in the path."""
     status: int = 500
     body: Mapping[str, Any] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -21,6 +27,8 @@ class Fault:
     """The connection is cut instead of answered."""
     after_commit: bool = False
     """The request is carried out first, so that only the answer is lost."""
+    fails: Mapping[str, Any] | None = None
+    """The request is answered as ever, and the operation it begins ends in this error: code, message, details."""
     times: int | None = None
     """How often it strikes; None until it is healed."""
 
@@ -31,7 +39,7 @@ class Fault:
 
 @dataclass(slots=True)
 class Faults:
-    """The faults in force, the first that matches strikes."""
+    """The faults in force; the first that matches strikes."""
 
     active: list[Fault] = field(default_factory=list)
 
@@ -53,6 +61,12 @@ class Faults:
         return None
 
 
-def parse_fault(told: Mapping[str, Any]) -> Fault:
-    """From JSON. Raises TypeError for what is no part of a fault."""
-    return Fault(**told)
+def parse_fault(told: object) -> Fault:
+    """From JSON. Raises NoFault."""
+    try:
+        fault = Fault(**told)  # type: ignore[arg-type]  # what is no mapping of its fields is a TypeError
+        re.compile(fault.method)
+        re.compile(fault.path)
+    except (TypeError, re.error) as wrong:
+        raise NoFault(str(wrong)) from wrong
+    return fault

@@ -69,8 +69,11 @@ def run(spec: ContainerSpec, *, mounts_of: int, network: str | None, files: Mapp
     ]
 
 
-def enter(spec: ContainerSpec, *, target: int, command: tuple[str, ...]) -> list[str]:
-    """The command that runs another ``command`` in the container whose main process is ``target``."""
+def enter(spec: ContainerSpec, *, target: int, command: tuple[str, ...], tty: bool = False) -> list[str]:
+    """The command that runs another ``command`` in the container whose main process is ``target``.
+
+    With ``tty``, standard input is a terminal, which becomes the one that controls it.
+    """
     # Whoever enters a user namespace has every capability there; root would keep them, unlike root in the container.
     powerless = ("setpriv", "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs", "--") if spec.user == 0 else ()
     return [
@@ -80,7 +83,8 @@ def enter(spec: ContainerSpec, *, target: int, command: tuple[str, ...]) -> list
         f"--wdns={spec.directory}",
         "--",
         *powerless,
-        *_shell(_ENTER, spec, command),
+        *(("setsid", "--ctty", "--") if tty else ()),
+        *_shell(_ENTER, spec, command, **({"TERM": "xterm"} if tty else {})),
     ]
 
 
@@ -115,7 +119,7 @@ def _bind(bind: Bind) -> tuple[str, str, str]:
     return ("--ro-bind" if bind.read_only else "--bind", bind.source, bind.target)
 
 
-def _shell(script: str, spec: ContainerSpec, command: tuple[str, ...]) -> list[str]:
+def _shell(script: str, spec: ContainerSpec, command: tuple[str, ...], **more: str) -> list[str]:
     """env gives the environment to the letter; a shell would drop variables whose names have dots."""
-    variables = [f"{name}={value}" for name, value in spec.environment.items()]
+    variables = [f"{name}={value}" for name, value in {**more, **spec.environment}.items()]
     return ["/bin/sh", "-c", script, "sh", spec.environment["PATH"], command[0], *variables, *command]

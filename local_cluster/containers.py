@@ -132,11 +132,15 @@ class Container:
             running.child.kill()
             await asyncio.wait({watch})
 
-    async def execute(self, command: Sequence[str], *, timeout: float | None) -> Output:
-        """Runs another command in it; one that is not there has exit code 127. Raises NotRunning, TimeoutError."""
+    def entering(self, command: Sequence[str], *, tty: bool = False) -> list[str]:
+        """The command line that runs another command in it. Raises NotRunning."""
         if self._running is None or not self._running.main:
             raise NotRunning("the container is not running")
-        argv = bubblewrap.enter(self.spec, target=self._running.main, command=tuple(command))
+        return bubblewrap.enter(self.spec, target=self._running.main, command=tuple(command), tty=tty)
+
+    async def execute(self, command: Sequence[str], *, timeout: float | None) -> Output:
+        """Runs another command in it; one that is not there has exit code 127. Raises NotRunning, TimeoutError."""
+        argv = self.entering(command)
         stdout, stderr = Capture(MOST_OUTPUT), Capture(MOST_OUTPUT)
         async with pipes(stdout, stderr) as ends:
             child = Child(argv, stdin=subprocess.DEVNULL, stdout=ends[0], stderr=ends[1])

@@ -40,6 +40,12 @@ class TooLate(CriError):
     code = grpc.StatusCode.DEADLINE_EXCEEDED
 
 
+class NotSupported(CriError):
+    """This runtime cannot do it."""
+
+    code = grpc.StatusCode.UNIMPLEMENTED
+
+
 class StartError(CriError):
     """A container's program does not start."""
 

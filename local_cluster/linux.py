@@ -65,15 +65,32 @@ def new_network_namespace() -> Iterator[int]:
 
     The descriptor keeps the namespace alive afterwards, for the caller to close; an exception closes it.
     """
+    with _back_home():
+        if _LIBC.unshare(CLONE_NEWNET):
+            raise _error("unshare")
+        new = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+        try:
+            yield new
+        except BaseException:
+            os.close(new)
+            raise
+
+
+@contextmanager
+def network_namespace(descriptor: int) -> Iterator[None]:
+    """Meanwhile the calling thread, and no other, is in this network namespace; sockets made there stay there."""
+    with _back_home():
+        if _LIBC.setns(descriptor, CLONE_NEWNET):
+            raise _error("setns")
+        yield
+
+
+@contextmanager
+def _back_home() -> Iterator[None]:
+    """Afterwards the calling thread is in the network namespace that it was in."""
     home = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
-    if _LIBC.unshare(CLONE_NEWNET):
-        raise _error("unshare")
-    new = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
     try:
-        yield new
-    except BaseException:
-        os.close(new)
-        raise
+        yield
     finally:
         if _LIBC.setns(home, CLONE_NEWNET):
             raise _error("setns")

@@ -1,10 +1,11 @@
 """The container runtime of a node: RuntimeService of CRI, with processes under bubblewrap as containers.
 
 The kubelet does the rest: volumes, init containers, probes, restarts and their back-off. What a method here does not
-answer (exec and attach with a terminal, port forwarding, checkpoints) is answered with UNIMPLEMENTED.
+answer (checkpoints, for one) is answered with UNIMPLEMENTED.
 """
 
 import asyncio
+import logging
 import secrets
 import time
 from collections.abc import Callable
@@ -19,10 +20,14 @@ from local_cluster.container_usage import Usage, usage
 from local_cluster.containers import Container, NotRunning, StartFailed
 from local_cluster.cri import api_pb2 as cri
 from local_cluster.cri_messages import ContainerRecord, SandboxRecord
-from local_cluster.cri_server import InvalidRequest, NotFound, NotNow, StartError, TooLate, handlers
+from local_cluster.cri_server import InvalidRequest, NotFound, NotNow, NotSupported, StartError, TooLate, handlers
 from local_cluster.image_service import ImageService
 from local_cluster.images import Images
 from local_cluster.pod_network import PodNetwork
+from local_cluster.stream_sessions import EXEC_PROTOCOL, PORT_FORWARD_PROTOCOL, Command, PortForward
+from local_cluster.streaming import StreamingServer
+
+log = logging.getLogger(__name__)
 
 
 class ProcessRuntime:
@@ -44,20 +49,24 @@ class ProcessRuntime:
         self._devices = tuple(sorted(Path("/dev").glob("nvidia*"))) if gpus else ()
         self._sandboxes: dict[str, SandboxRecord] = {}
         self._containers: dict[str, ContainerRecord] = {}
+        self._streaming = StreamingServer()
 
     async def serve(self, socket_path: Path) -> None:
         """Serves CRI on a unix socket until cancelled; then all containers end and the pods' network goes."""
         await self._network.open()
+        await self._streaming.open()
         server = grpc.aio.server()
         images = ImageService(self._images)
         server.add_generic_rpc_handlers((handlers("RuntimeService", self), handlers("ImageService", images)))
         server.add_insecure_port(f"unix:{socket_path}")
         await server.start()
+        log.info("%s: container runtime listens on %s", self._node_name, socket_path)
         try:
             await server.wait_for_termination()
         finally:
             await server.stop(grace=None)
             await asyncio.gather(*(self._stop(sandbox) for sandbox in self._sandboxes.values()))
+            await self._streaming.close()
 
     # The runtime itself.
 
@@ -189,6 +198,25 @@ class ProcessRuntime:
         except TimeoutError as error:
             raise TooLate(f"command {request.cmd[0]!r} timed out after {request.timeout} s") from error
         return cri.ExecSyncResponse(stdout=output.stdout, stderr=output.stderr, exit_code=output.exit_code)
+
+    async def exec(self, request: Any) -> Any:
+        container = self._container(request.container_id).container
+        try:
+            argv = container.entering(request.cmd, tty=request.tty)
+        except NotRunning as error:
+            raise NotNow(str(error)) from error
+        command = Command(argv, request.stdin, request.stdout, request.stderr, request.tty)
+        return cri.ExecResponse(url=self._streaming.address_for(command.serve, protocol=EXEC_PROTOCOL))
+
+    async def attach(self, _request: Any) -> Any:
+        raise NotSupported("attach is not supported in the local cluster: use kubectl logs -f, or kubectl exec")
+
+    async def port_forward(self, request: Any) -> Any:
+        sandbox = self._sandbox(request.pod_sandbox_id)
+        if not sandbox.ready:
+            raise NotNow("the pod has stopped")
+        forward = PortForward(sandbox.link.namespace if sandbox.link else None)
+        return cri.PortForwardResponse(url=self._streaming.address_for(forward.serve, protocol=PORT_FORWARD_PROTOCOL))
 
     # What they take.
 

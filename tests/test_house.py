@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from kaito_operator import settings
+from scripts import reference
+
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("kaito_operator", "presets", "inference_server", "tuning_runner", "kaito_cli", "local_cluster")
 GENERATED = "local_cluster/cri/"
@@ -28,11 +31,14 @@ PRODUCT = [f for f in tracked("*.py") if f.startswith(PACKAGES) and not f.starts
 ALL_PYTHON = [f for f in tracked("*.py") if not f.startswith(GENERATED)]
 
 
-def test_the_architecture_page_names_every_module_and_no_other() -> None:
-    page = (ROOT / "docs/architecture.md").read_text()
-    named = set(re.findall(r"^\* `([a-z_/]+\.py)`", page, flags=re.MULTILINE))
-    rooms = {f for f in PRODUCT if not f.endswith("__init__.py")}
-    assert named == rooms
+def test_the_pages_made_from_the_code_are_up_to_date() -> None:
+    assert reference.ARCHITECTURE.read_text() == reference.architecture(), "make reference"
+    assert reference.SETTINGS.read_text() == settings.as_markdown(), "make reference"
+
+
+def test_every_module_says_in_one_sentence_what_it_is() -> None:
+    silent = [f for f in PRODUCT if not f.endswith("__init__.py") and not reference.sentence(f)]
+    assert silent == []
 
 
 def test_every_decision_has_context_decision_and_consequences() -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from inference_server.engines.engine import Engine
+from inference_server.engines.native_engine import NativeEngine
 from inference_server.engines.transformers_engine import TransformersEngine
 from inference_server.settings import Settings
 
@@ -13,8 +14,11 @@ class NoSuchEngine(Exception):
 
 def choose(settings: Settings, *, say: Callable[[str], None]) -> Engine:
     """The engine for these settings, not yet started. Raises NoSuchEngine."""
-    if settings.engine in {"native", "vllm"}:
-        raise NoSuchEngine(f"--engine={settings.engine} is not in this version; use auto or transformers")
+    if settings.engine == "vllm":
+        raise NoSuchEngine("--engine=vllm is not in this version; use auto, native or transformers")
+    if settings.engine == "native":
+        say("engine native (asked for), requests batched continuously")
+        return NativeEngine(settings)
     why = "asked for" if settings.engine == "transformers" else "it runs every architecture"
     say(f"engine transformers ({why}), one request at a time")
     return TransformersEngine(settings)

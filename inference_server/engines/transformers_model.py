@@ -101,7 +101,7 @@ class TransformersModel:
         say("reading the tokenizer")
         tokenizer = AutoTokenizer.from_pretrained(source, **where)
         if settings.chat_template:
-            tokenizer.chat_template = _template(settings.chat_template)
+            tokenizer.chat_template = chat_template(settings.chat_template)
         say("reading the weights")
         model = AutoModelForCausalLM.from_pretrained(
             source,
@@ -188,7 +188,7 @@ def _device(model: Any) -> str:
     return torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else str(model.device)
 
 
-def _template(given: str) -> str:
+def chat_template(given: str) -> str:
     """A chat template from its path, or as given if it is one (KAITO 0.12: it has a brace or a line break)."""
     return given if "{" in given or "\n" in given else Path(given).read_text()
 

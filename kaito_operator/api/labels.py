@@ -21,6 +21,7 @@ MACHINE_TYPE = "kaito.sh/machine-type"
 INSTANCE_TYPE = "node.kubernetes.io/instance-type"
 ARCH = "kubernetes.io/arch"
 OS = "kubernetes.io/os"
+HOSTNAME = "kubernetes.io/hostname"
 GPU_RESOURCE = "nvidia.com/gpu"
 
 PROVISIONER_NAME = "karpenter.sh/provisioner-name"
@@ -34,6 +35,8 @@ AGENT_POOL = "kubernetes.azure.com/agentpool"
 
 APP_NAME = "app.kubernetes.io/name"
 APP_INSTANCE = "app.kubernetes.io/instance"
+APP_COMPONENT = "app.kubernetes.io/component"
+APP_PART_OF = "app.kubernetes.io/part-of"
 APP_MANAGED_BY = "app.kubernetes.io/managed-by"
 
 WORKSPACE_MANAGER = "kaito-operator"

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Quantities = dict[str, Annotated[str, Field(max_length=64)]]
+Quantities = Annotated[dict[str, Annotated[str, Field(max_length=64)]], Field(max_length=64)]
 
 
 class ApiModel(BaseModel):
@@ -32,9 +32,7 @@ class Requirement(ApiModel):
 class Resources(ApiModel):
     """What the machine must have."""
 
-    requests: Quantities = Field(
-        {}, description="At least so much; storage is the size of the disk.", json_schema_extra={"maxProperties": 16}
-    )
+    requests: Quantities = Field({}, description="At least so much; storage is the size of the disk.")
 
 
 class TemplateRef(ApiModel):

@@ -1,76 +1,106 @@
-"""pydantic → the structural schema that an API server accepts; whatever it would refuse or drop is an error here."""
+"""pydantic models → structural schemas, which are all that an API server takes for a custom resource.
+
+It refuses much of what pydantic says. What is not known here is an error, never left out in silence; and every string,
+list and map must have a bound, or a rule in CEL could not be priced.
+"""
 
 from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel
 
-Schema = dict[str, Any]
-
 KEPT = {
-    "type", "description", "default", "enum", "format", "pattern", "required", "nullable",
-    "minLength", "maxLength", "minimum", "maximum", "minItems", "maxItems", "maxProperties",
-    "x-kubernetes-preserve-unknown-fields", "x-kubernetes-validations", "x-kubernetes-int-or-string",
-    "x-kubernetes-list-type", "x-kubernetes-list-map-keys",
-}  # fmt: skip
-KNOWN = {"title", "$defs", "const", "properties", "items", "additionalProperties"}
+    "description",
+    "default",
+    "enum",
+    "format",
+    "maxItems",
+    "maxLength",
+    "maxProperties",
+    "maximum",
+    "minItems",
+    "minLength",
+    "minProperties",
+    "minimum",
+    "pattern",
+    "required",
+    "type",
+    "uniqueItems",
+    "x-kubernetes-int-or-string",
+    "x-kubernetes-list-map-keys",
+    "x-kubernetes-list-type",
+    "x-kubernetes-map-type",
+    "x-kubernetes-preserve-unknown-fields",
+    "x-kubernetes-validations",
+}
+"""Keywords that mean the same to pydantic and to the API server."""
+WRITTEN = {"$defs", "$ref", "additionalProperties", "anyOf", "items", "properties", "title"}
+"""Keywords that are rewritten."""
+BOUNDS = {"string": "maxLength", "array": "maxItems"}
 
 
-class NotStructural(Exception):
-    """The model says something that has no place in a CRD."""
+class Unsupported(Exception):
+    """A model says something that an API server would refuse or forget; the message has its path."""
 
 
-def structural(model: type[BaseModel]) -> Schema:
-    """The schema of a model with every reference resolved. Raises NotStructural."""
-    whole = model.model_json_schema()
-    return _converted(whole, whole.get("$defs", {}), at=model.__name__)
+def structural(model: type[BaseModel]) -> dict[str, Any]:
+    """The model's schema as an API server takes it. Raises Unsupported."""
+    schema = model.model_json_schema(by_alias=True)
+    return _converted(schema, definitions=schema.get("$defs", {}), path=model.__name__)
 
 
-def _converted(found: Mapping[str, Any], definitions: Mapping[str, Any], *, at: str) -> Schema:
-    found = _resolved(found, definitions, at=at)
-    out: Schema = {key: value for key, value in found.items() if key in KEPT and not _empty_default(key, value)}
-    if "const" in found:
-        out["enum"] = [found["const"]]
-    if "properties" in found:
-        parts = found["properties"].items()
-        out["properties"] = {name: _converted(part, definitions, at=f"{at}.{name}") for name, part in parts}
-    if "items" in found:
-        out["items"] = _converted(found["items"], definitions, at=f"{at}[]")
-    if "additionalProperties" in found:
-        out |= _additional(found, definitions, at=at)
-    if unknown := found.keys() - KEPT - KNOWN:
-        raise NotStructural(f"{at}: {min(unknown)} has no place in a structural schema")
-    if "type" not in out:
-        raise NotStructural(f"{at}: no type")
-    return out
+def _converted(schema: Mapping[str, Any], *, definitions: Mapping[str, Any], path: str) -> dict[str, Any]:
+    schema = _plain(schema, definitions=definitions, path=path)
+    if unknown := schema.keys() - KEPT - WRITTEN:
+        raise Unsupported(f"{path}: {', '.join(sorted(unknown))}")
+
+    def inner(part: Mapping[str, Any], name: str) -> dict[str, Any]:
+        return _converted(part, definitions=definitions, path=f"{path}.{name}")
+
+    converted = {key: value for key, value in schema.items() if key in KEPT and (key != "default" or _says(value))}
+    if "properties" in schema:
+        converted["properties"] = {name: inner(part, name) for name, part in schema["properties"].items()}
+    if "items" in schema:
+        converted["items"] = inner(schema["items"], "items")
+    if isinstance(schema.get("additionalProperties"), Mapping):
+        converted["additionalProperties"] = inner(schema["additionalProperties"], "*")
+    _must_be_bounded(converted, path=path)
+    return converted
 
 
-def _empty_default(key: str, value: Any) -> bool:
-    """A default that says nothing; stored in every object it would only be noise."""
-    return key == "default" and (value in (None, [], "") or isinstance(value, dict))
+def _plain(schema: Mapping[str, Any], *, definitions: Mapping[str, Any], path: str) -> dict[str, Any]:
+    """The schema with its reference inlined, "or null" dropped (a missing field is that), and int-or-string named."""
+    if "$ref" in schema:
+        named = definitions[schema["$ref"].rpartition("/")[2]]
+        own = {key: value for key, value in schema.items() if key != "$ref"}
+        return _plain(_both(named, own), definitions=definitions, path=path)
+    if "anyOf" not in schema:
+        return dict(schema)
+    own = {key: value for key, value in schema.items() if key != "anyOf"}
+    choices = [choice for choice in schema["anyOf"] if choice != {"type": "null"}]
+    if sorted(choice.get("type", "") for choice in choices) == ["integer", "string"]:
+        return {**own, "x-kubernetes-int-or-string": True}
+    if len(choices) != 1:
+        raise Unsupported(f"{path}: a choice of {len(choices)} types")
+    return _plain(_both(choices[0], own), definitions=definitions, path=path)
 
 
-def _additional(found: Mapping[str, Any], definitions: Mapping[str, Any], *, at: str) -> Schema:
-    """A map keeps the schema of its values; a free-form object must say that it is one."""
-    if found.get("x-kubernetes-preserve-unknown-fields"):
-        return {}
-    if found["additionalProperties"] is True:
-        raise NotStructural(f"{at}: a free-form object must say x-kubernetes-preserve-unknown-fields")
-    return {"additionalProperties": _converted(found["additionalProperties"], definitions, at=f"{at}{{}}")}
+def _both(named: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """What a type says and what the field of that type adds; the rules of both hold."""
+    rules = [*named.get("x-kubernetes-validations", ()), *own.get("x-kubernetes-validations", ())]
+    return {**named, **own, **({"x-kubernetes-validations": rules} if rules else {})}
 
 
-def _resolved(found: Mapping[str, Any], definitions: Mapping[str, Any], *, at: str) -> Mapping[str, Any]:
-    """Follows $ref; of "this or null" takes this, for an absent field is how a CRD says null."""
-    while True:
-        rest = {k: v for k, v in found.items() if k not in ("$ref", "anyOf", "allOf")}
-        if "$ref" in found:
-            found = {**definitions[found["$ref"].rpartition("/")[2]], **rest}
-        elif "anyOf" in found:
-            options = [o for o in found["anyOf"] if o.get("type") != "null"]
-            if len(options) != 1:
-                raise NotStructural(f"{at}: a union")
-            found = {**options[0], **{k: v for k, v in rest.items() if not (k == "default" and v is None)}}
-        elif "allOf" in found:
-            raise NotStructural(f"{at}: allOf")
-        else:
-            return found
+def _says(default: object) -> bool:
+    """Whether a default is worth storing in every object: nothing is not, and the parts of an object have their own."""
+    return default is not None and default not in ([], "") and not isinstance(default, Mapping)
+
+
+def _must_be_bounded(schema: Mapping[str, Any], *, path: str) -> None:
+    bound = BOUNDS.get(schema.get("type", ""))
+    if bound and not schema.keys() & {bound, "enum", "format"}:
+        raise Unsupported(f"{path}: no {bound}")
+    if "additionalProperties" in schema and "maxProperties" not in schema:
+        raise Unsupported(f"{path}: no maxProperties")
+    if "type" not in schema and "x-kubernetes-int-or-string" not in schema:
+        raise Unsupported(f"{path}: no type")

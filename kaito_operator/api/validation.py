@@ -1,106 +1,182 @@
-"""What is wrong with a Workspace: every problem at once, each with its field and with what to write instead.
+"""What is wrong with a Workspace, all of it at once: one validator for admission and for the pass.
 
-One validator for the pass and for admission. Shape and immutability are refused by the API server itself (the CEL rules
-of the CRD); they are checked here again, for objects stored under older rules.
+The API server checks shape and immutability itself (CEL in the CRD). The shape is checked here again, because an object
+may have been stored under older rules; and what needs the catalogue is checked here alone.
 """
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator
 
-from pydantic import ValidationError
-
-from kaito_operator.api.workspace import Inference, Preset, Resource, Tuning, Workspace
-from presets.catalog import Catalog, UnknownModel
+from kaito_operator.api import labels
+from kaito_operator.api.fields import DNS_LABEL
+from kaito_operator.api.problems import Problem
+from kaito_operator.api.reasons import Reason
+from kaito_operator.api.selectors import matches
+from kaito_operator.api.spec import (
+    Adapter,
+    DataDestination,
+    DataSource,
+    Inference,
+    LabelSelector,
+    Preset,
+    Resource,
+    Tuning,
+)
+from kaito_operator.api.workspace import Workspace, WorkspaceBody
+from presets.catalog import Catalog, Model, UnknownModel
 from presets.fit import Misfit, fits
 
-NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+RESERVED_LABELS = (labels.WORKSPACE, labels.WORKSPACE_NAMESPACE)
+LABEL_KEY = re.compile(r"([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
+ADAPTER_NAME = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9]*[A-Za-z0-9])?")
+METHODS = ("lora", "qlora")
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """One thing that is wrong: where, what, and what to write instead."""
-
-    field: str
-    message: str
-    reason: str = "Invalid"
-
-    def __str__(self) -> str:
-        return f"{self.field}: {self.message}"
-
-
-def parse(manifest: Mapping[str, Any]) -> Workspace | tuple[Problem, ...]:
-    """The typed Workspace, or what keeps it from being one."""
-    try:
-        return Workspace.model_validate(
-            {k: manifest[k] for k in ("resource", "inference", "tuning", "status") if k in manifest}
-        )
-    except ValidationError as wrong:
-        return tuple(Problem(".".join(map(str, p["loc"])), p["msg"]) for p in wrong.errors())
-
-
-def problems(workspace: Workspace, *, name: str, catalog: Catalog) -> tuple[Problem, ...]:
-    """All problems of a Workspace; empty if it can be worked on."""
-    found: list[Problem] = []
-    if not NAME.fullmatch(name):
-        found.append(Problem("metadata.name", "must be a DNS label: at most 63 characters of a-z, 0-9 and -"))
-    if (workspace.inference is None) == (workspace.tuning is None):
-        found.append(Problem("inference", "give exactly one of inference and tuning"))
-    if workspace.resource is None:
-        found.append(Problem("resource", "is needed: instanceType and labelSelector"))
-        return tuple(found)
-    if workspace.inference is not None:
-        found += _inference(workspace.inference, workspace.resource, catalog)
-    if workspace.tuning is not None:
-        found += _tuning(workspace.tuning, workspace.resource, catalog)
+def problems(workspace: Workspace, *, catalog: Catalog) -> tuple[Problem, ...]:
+    """Everything to mend, in the order of the fields; empty if the Workspace can be worked on."""
+    found = list(_name(workspace))
+    found += workspace.problems
+    if workspace.body is not None:
+        found += _body(workspace.body, catalog=catalog)
     return tuple(found)
 
 
-def _inference(inference: Inference, resource: Resource, catalog: Catalog) -> list[Problem]:
+def _name(workspace: Workspace) -> Iterator[Problem]:
+    if not re.fullmatch(DNS_LABEL, workspace.key.name):
+        told = "write at most 63 lower-case letters, digits and '-', a letter or digit at both ends"
+        yield Problem("metadata.name", told)
+
+
+def _body(body: WorkspaceBody, *, catalog: Catalog) -> Iterator[Problem]:
+    yield from _selector(body.resource)
+    if (body.inference is None) == (body.tuning is None):
+        yield Problem("inference", "write exactly one of inference and tuning")
+    if body.inference is not None:
+        yield from _inference(body.inference, resource=body.resource, catalog=catalog)
+    if body.tuning is not None:
+        yield from _tuning(body.tuning, resource=body.resource, catalog=catalog)
+
+
+def _selector(resource: Resource) -> Iterator[Problem]:
+    at, selector = "resource.labelSelector", resource.label_selector
+    for key in selector.match_labels:
+        yield from _label_key(key, at=f"{at}.matchLabels[{key}]")
+    for index, expression in enumerate(selector.match_expressions):
+        yield from _label_key(expression.key, at=f"{at}.matchExpressions[{index}].key")
+        if (expression.operator in ("In", "NotIn")) != bool(expression.values):
+            told = "In and NotIn need values, Exists and DoesNotExist take none"
+            yield Problem(f"{at}.matchExpressions[{index}].values", told)
+    if not resource.instance_type and selector == LabelSelector():
+        yield Problem(at, 'with instanceType "" every node of the cluster would match: write which are meant')
+    if resource.instance_type and not matches(selector, _labels_of_a_bought_machine(resource)):
+        told = 'a bought machine has the matchLabels alone: write matchLabels, or instanceType "" to buy none'
+        yield Problem(f"{at}.matchExpressions", told)
+
+
+def _label_key(key: str, *, at: str) -> Iterator[Problem]:
+    if not LABEL_KEY.fullmatch(key):
+        yield Problem(at, "write a label's key as name or domain/name, the name at most 63 characters")
+    if key in RESERVED_LABELS:
+        yield Problem(at, "this label says which Workspace has a node: write another")
+
+
+def _labels_of_a_bought_machine(resource: Resource) -> dict[str, str]:
+    return {
+        labels.INSTANCE_TYPE: resource.instance_type,
+        labels.ARCH: "amd64",
+        labels.OS: "linux",
+        **resource.label_selector.match_labels,
+    }
+
+
+def _inference(inference: Inference, *, resource: Resource, catalog: Catalog) -> Iterator[Problem]:
     if (inference.preset is None) == (inference.template is None):
-        return [Problem("inference", "give exactly one of preset and template")]
-    if inference.preset is None:
-        return []
-    return _preset(inference.preset, "inference.preset", catalog) or _fit(inference.preset, resource, catalog)
+        yield Problem("inference", "write exactly one of inference.preset and inference.template")
+    if inference.preset is not None:
+        yield from _preset(inference.preset, at="inference.preset", catalog=catalog)
+        yield from _size(inference.preset, resource=resource, catalog=catalog)
+    yield from _adapters(inference.adapters)
 
 
-def _tuning(tuning: Tuning, resource: Resource, catalog: Catalog) -> list[Problem]:
-    found = []
-    if resource.count != 1:
-        found.append(Problem("resource.count", "tuning runs on one machine: must be 1"))
-    if tuning.preset is None:
-        return [*found, Problem("tuning.preset", "is needed")]
-    found += _preset(tuning.preset, "tuning.preset", catalog)
-    if not found and not catalog.model(tuning.preset.name).tuning:
-        able = ", ".join(sorted(name for name, model in catalog.models.items() if model.tuning))
-        found.append(Problem("tuning.preset.name", f"{tuning.preset.name} cannot be tuned; these can: {able}"))
-    return found
-
-
-def _preset(preset: Preset, field: str, catalog: Catalog) -> list[Problem]:
+def _preset(preset: Preset, *, at: str, catalog: Catalog) -> Iterator[Problem]:
+    given = preset.preset_options.image if preset.preset_options else None
+    if preset.access_mode == "private" and not given:
+        told = "accessMode private needs presetOptions.image: write the image that holds the model"
+        yield Problem(f"{at}.presetOptions.image", told)
+    if "/" in preset.name:
+        return  # of the Hugging Face Hub, which the catalogue does not list
     try:
         model = catalog.model(preset.name)
     except UnknownModel as unknown:
-        return [Problem(f"{field}.name", str(unknown), "UnknownPreset")]
-    image = preset.presetOptions.image if preset.presetOptions else ""
-    if model.access == "private" and not preset.private:
-        return [Problem(f"{field}.accessMode", f"{model.name} is not published: private, and presetOptions.image")]
-    if preset.private and not image:
-        return [Problem(f"{field}.presetOptions.image", "is needed when accessMode is private")]
-    return []
+        yield Problem(f"{at}.name", str(unknown), Reason.UNKNOWN_PRESET)
+        return
+    if model.access == "private" and preset.access_mode != "private":
+        told = f"{model.name} may not be published: write private, and your image of it in presetOptions.image"
+        yield Problem(f"{at}.accessMode", told)
 
 
-def _fit(preset: Preset, resource: Resource, catalog: Catalog) -> list[Problem]:
-    if not resource.instanceType:
-        return []  # nodes of the user's own: what they have is seen when they are there
-    size = catalog.instance_type(resource.instanceType)
+def _size(preset: Preset, *, resource: Resource, catalog: Catalog) -> Iterator[Problem]:
+    """Whether the machines are known and large enough. Nothing is bought that is known not to do."""
+    at, wanted, model = "resource.instanceType", resource.instance_type, _model(preset, catalog=catalog)
+    if not wanted:
+        return
+    size = catalog.instance_type(wanted)
     if size is None:
-        hint = ", ".join(catalog.like(resource.instanceType)) or "see `kaito models`"
-        known = f"{resource.instanceType} is not a known instance type; nearest: {hint}"
-        return [Problem("resource.instanceType", known, "UnknownInstanceType")]
-    fit = fits(catalog.model(preset.name), size, resource.count, catalog=catalog)
-    if not isinstance(fit, Misfit):
-        return []
-    sizes = f"; these fit: {', '.join(fit.sizes)}" if fit.sizes else ""
-    return [Problem("resource.instanceType", f"{'; '.join(fit.problems)}{sizes}", "DoesNotFit")]
+        nearest = catalog.like(wanted)
+        hint = f"did you mean {' or '.join(nearest)}?" if nearest else "`kaito models NAME` lists the sizes that fit"
+        yield Problem(at, f"there is no instance type {wanted!r}; {hint}", Reason.UNKNOWN_INSTANCE_TYPE)
+        return
+    if model is None:
+        return
+    fit = fits(model, size, resource.count, catalog=catalog)
+    if isinstance(fit, Misfit):
+        sizes = f"; these are large enough: {', '.join(fit.sizes)}" if fit.sizes else ""
+        yield Problem(at, f"{'; '.join(fit.problems)}{sizes}", Reason.MACHINE_TOO_SMALL)
+
+
+def _model(preset: Preset, *, catalog: Catalog) -> Model | None:
+    try:
+        return catalog.model(preset.name)
+    except UnknownModel:
+        return None
+
+
+def _adapters(adapters: tuple[Adapter, ...]) -> Iterator[Problem]:
+    names: set[str] = set()
+    for index, adapter in enumerate(adapters):
+        at = f"inference.adapters[{index}].source"
+        yield from _source(adapter.source, at=at)
+        if not adapter.source.name or not ADAPTER_NAME.fullmatch(adapter.source.name):
+            yield Problem(f"{at}.name", "an adapter needs source.name: letters, digits and '-'")
+        elif adapter.source.name in names:
+            yield Problem(f"{at}.name", "two adapters have the same source.name: give each its own")
+        if not adapter.source.image:
+            yield Problem(f"{at}.image", "an adapter needs source.image: write registry/repository:tag")
+        names.add(adapter.source.name or "")
+
+
+def _tuning(tuning: Tuning, *, resource: Resource, catalog: Catalog) -> Iterator[Problem]:
+    if resource.count != 1:
+        yield Problem("resource.count", "tuning runs on one node, write 1")
+    yield from _preset(tuning.preset, at="tuning.preset", catalog=catalog)
+    yield from _size(tuning.preset, resource=resource, catalog=catalog)
+    model = _model(tuning.preset, catalog=catalog)
+    if model is not None and not model.tuning:
+        able = ", ".join(sorted(name for name, each in catalog.models.items() if each.tuning))
+        yield Problem("tuning.preset.name", f"{model.name} cannot be tuned; these can: {able}", Reason.UNKNOWN_PRESET)
+    if tuning.method.lower() not in METHODS:
+        yield Problem("tuning.method", "write lora or qlora")
+    yield from _source(tuning.input, at="tuning.input")
+    yield from _destination(tuning.output, at="tuning.output")
+
+
+def _source(source: DataSource, *, at: str) -> Iterator[Problem]:
+    if [source.urls, source.volume_source, source.image].count(None) != 2:
+        yield Problem(at, "write exactly one of urls, volumeSource and image")
+
+
+def _destination(destination: DataDestination, *, at: str) -> Iterator[Problem]:
+    if (destination.volume_source is None) == (destination.image is None):
+        yield Problem(at, "write exactly one of volumeSource and image")
+    if destination.image is not None and not destination.image_push_secret:
+        yield Problem(f"{at}.imagePushSecret", "image needs imagePushSecret: write the name of the Secret to push with")

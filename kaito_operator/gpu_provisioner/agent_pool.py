@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from kaito_operator.api import labels
-from kaito_operator.api.conditions import moment
+from kaito_operator.api.conditions import moment, timestamp
 from kaito_operator.api.machine import Machine
 from kaito_operator.plan import Manifest
 
@@ -21,6 +21,8 @@ RESERVED = (
 )
 """AKS refuses node labels under these, or sets them itself."""
 CLUSTER_TAG, WORKSPACE_TAG, MACHINE_TAG = "kaito.sh_cluster", "kaito.sh_workspace-uid", "kaito.sh_machine-uid"
+ASKED_TAG = "kaito.sh_asked-at"
+"""When the pool was asked for: Azure does not say, and a restarted provisioner has to know how long it has been."""
 SMALLEST_DISK_GB, LARGEST_DISK_GB = 30, 2048
 
 
@@ -35,7 +37,7 @@ def owner_tags(machine: Manifest, *, cluster: str) -> dict[str, str]:
     return {CLUSTER_TAG: cluster, WORKSPACE_TAG: workspace, MACHINE_TAG: meta["uid"]}
 
 
-def agent_pool(machine: Manifest, *, cluster: str) -> dict[str, Any]:
+def agent_pool(machine: Manifest, *, cluster: str, now: datetime) -> dict[str, Any]:
     """The body of the PUT, as REST has it. Raises NotMappable."""
     if not NAME.fullmatch(machine["metadata"]["name"]):
         raise NotMappable("a pool's name has at most 12 of a-z and 0-9 and begins with a letter; rename the Machine")
@@ -52,7 +54,7 @@ def agent_pool(machine: Manifest, *, cluster: str) -> dict[str, Any]:
             "osSKU": "Ubuntu",
             "nodeLabels": _labels(machine, spec.requirements),
             "nodeTaints": [f"{taint.key}={taint.value}:{taint.effect}" for taint in spec.taints],
-            "tags": owner_tags(machine, cluster=cluster),
+            "tags": {**owner_tags(machine, cluster=cluster), ASKED_TAG: timestamp(now)},
             **({"osDiskSizeGB": disk} if disk else {}),
         }
     }
@@ -94,10 +96,10 @@ def disk_gb(storage: str) -> int:
 
     A bare small number is meant as GB: KAITO's falcon-40b asks for "400".
     """
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([kMGT]i?|Ki)?", storage)
+    found = re.fullmatch(rf"(\d+(?:\.\d+)?)({'|'.join(_UNITS)})", storage)
     if found is None:
         raise NotMappable(f"resources.requests.storage is {storage!r}; write a size such as 100Gi")
-    number, unit = float(found[1]), found[2] or ""
+    number, unit = float(found[1]), found[2]
     amount = number * _UNITS[unit]
     if amount == 0:
         return 0

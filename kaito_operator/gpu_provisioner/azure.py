@@ -7,12 +7,13 @@ Retry-After: when to ask again is decided in ``errors.py``.
 import asyncio
 import builtins
 from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from azure.core import MatchConditions
 from azure.core.credentials import AccessToken
-from azure.core.exceptions import AzureError, HttpResponseError, ResourceNotFoundError
+from azure.core.exceptions import AzureError, ClientAuthenticationError, HttpResponseError, ResourceNotFoundError
 from azure.core.pipeline import PipelineRequest
 from azure.core.pipeline.policies import AsyncHTTPPolicy
 from azure.identity.aio import (
@@ -24,8 +25,10 @@ from azure.identity.aio import (
 from azure.mgmt.containerservice.aio import ContainerServiceClient
 from azure.mgmt.containerservice.models import AgentPool as AksAgentPool
 
-from kaito_operator.gpu_provisioner.cloud import AgentPool, CloudError
-from kaito_operator.gpu_provisioner.errors import classified
+from kaito_operator.api.conditions import moment
+from kaito_operator.gpu_provisioner.agent_pool import ASKED_TAG
+from kaito_operator.gpu_provisioner.cloud import STUCK, AgentPool, CloudError
+from kaito_operator.gpu_provisioner.errors import Refusal, classified
 from kaito_operator.kube.errors import retry_after
 from kaito_operator.settings import ProvisionerSettings
 
@@ -36,7 +39,8 @@ ONCE: dict[str, Any] = {"retry_total": 0, "retry_status": 0}
 class AgentPools:
     """The agent pools of one AKS cluster: a ``Cloud``."""
 
-    def __init__(self, client: ContainerServiceClient, *, resource_group: str, cluster: str) -> None:
+    def __init__(self, client: ContainerServiceClient, credential: Any, *, resource_group: str, cluster: str) -> None:
+        self._client, self._credential = client, credential
         self._pools = client.agent_pools
         self._where = (resource_group, cluster)
 
@@ -71,6 +75,11 @@ class AgentPools:
         pools: builtins.list[AgentPool] = await _answer(self._all())
         return pools
 
+    async def close(self) -> None:
+        """Closes the connections, those for tokens too."""
+        await self._client.close()
+        await self._credential.close()
+
     async def _all(self) -> "builtins.list[AgentPool]":
         return [_pool(found) async for found in self._pools.list(*self._where, **ONCE)]
 
@@ -88,6 +97,8 @@ async def _answer(call: Any) -> Any:
         if _is_the_pool(missing):
             raise _NotThere from missing
         raise _refused(missing) from missing
+    except ClientAuthenticationError as stranger:  # of ARM, or of a credential that found no token
+        raise CloudError(classified(stranger.status_code or 401, _body(stranger))) from stranger
     except HttpResponseError as refused:
         raise _refused(refused) from refused
     except (AzureError, TimeoutError, OSError) as lost:
@@ -108,26 +119,43 @@ def _refused(error: HttpResponseError) -> CloudError:
 
 
 def _body(error: HttpResponseError) -> dict[str, Any]:
-    if error.error is None:
-        return {"message": str(error.message)}
-    return {
-        "code": error.error.code,
-        "message": error.error.message,
-        "details": [{"code": d.code, "message": d.message} for d in error.error.details or ()],
-    }
+    return {"message": str(error.message)} if error.error is None else _told(error.error)
+
+
+def _told(error: Any) -> dict[str, Any]:
+    """Code, message and details, as deep as they go."""
+    return {"code": error.code, "message": error.message, "details": [_told(each) for each in error.details or ()]}
 
 
 def _pool(found: Any) -> AgentPool:
     properties = found.properties
-    problem = properties.status.provisioning_error if properties.status is not None else None
+    state, tags = properties.provisioning_state or "", dict(properties.tags or {})
     return AgentPool(
         name=found.name,
-        state=properties.provisioning_state or "",
+        state=state,
         etag=properties.e_tag or "",
         vm_size=properties.vm_size or "",
-        tags=dict(properties.tags or {}),
-        problem=str(problem.message) if problem is not None else "",
+        tags=tags,
+        asked_at=_moment(tags.get(ASKED_TAG, "")),
+        problem=_problem(state, properties.status),
     )
+
+
+def _problem(state: str, status: Any) -> Refusal | None:
+    """Why a pool failed, in the same words as if the PUT had been refused."""
+    if state not in STUCK:
+        return None
+    error = status.provisioning_error if status is not None else None
+    return classified(400, _told(error) if error is not None else {"message": f"agent pool is {state}"})
+
+
+def _moment(tag: str) -> datetime | None:
+    """People may write tags too: what is no time is no time."""
+    try:
+        found = moment(tag)
+    except ValueError:
+        return None
+    return found if found.tzinfo else None
 
 
 def connect(settings: ProvisionerSettings) -> AgentPools:
@@ -135,8 +163,9 @@ def connect(settings: ProvisionerSettings) -> AgentPools:
     extra: dict[str, Any] = {"base_url": settings.endpoint} if settings.endpoint else {}
     if settings.static_token_file:
         extra["authentication_policy"] = _StaticToken(Path(settings.static_token_file))
-    client = ContainerServiceClient(_credential(settings), settings.subscription, polling_interval=1, **extra)
-    return AgentPools(client, resource_group=settings.resource_group, cluster=settings.cluster)
+    credential = _credential(settings)
+    client = ContainerServiceClient(credential, settings.subscription, **extra)
+    return AgentPools(client, credential, resource_group=settings.resource_group, cluster=settings.cluster)
 
 
 def _credential(settings: ProvisionerSettings) -> Any:

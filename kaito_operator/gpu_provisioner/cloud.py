@@ -6,9 +6,13 @@ operation to end; its state is observed.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Protocol
 
 from kaito_operator.gpu_provisioner.errors import Refusal
+
+STUCK = ("Failed", "Canceled")
+"""States in which the cloud has given up. The pool still counts, and may hold a machine that is paid for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,8 +25,14 @@ class AgentPool:
     etag: str = ""
     vm_size: str = ""
     tags: Mapping[str, str] = field(default_factory=dict)
-    problem: str = ""
+    asked_at: datetime | None = None
+    """When we asked for it; None if it does not say."""
+    problem: Refusal | None = None
     """What the cloud says of a failed state."""
+
+    def bears(self, tags: Mapping[str, str]) -> bool:
+        """Whether it carries all of these; nothing bears no tags."""
+        return bool(tags) and all(self.tags.get(key) == value for key, value in tags.items())
 
 
 class CloudError(Exception):
@@ -47,3 +57,6 @@ class Cloud(Protocol):
 
     async def list(self) -> list[AgentPool]:
         """All pools of the cluster, other people's too."""
+
+    async def close(self) -> None:
+        """Lets go of connections."""

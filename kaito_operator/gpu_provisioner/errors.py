@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 UNAVAILABLE = "all requested instance types were unavailable during launch"
 """KAITO's controllers look for exactly these words to stop asking (facts: contract with KAITO 0.2 to 0.12)."""
@@ -19,76 +19,103 @@ class Refusal:
     """Whether asking again for the same is hopeless until somebody changes something."""
 
 
+class Meaning(NamedTuple):
+    """What a code stands for."""
+
+    reason: str
+    retry_after: float
+    terminal: bool = False
+    todo: str = ""
+    unavailable: bool = False
+    """Whether it is what KAITO calls unavailable."""
+
+
 MINUTES, HOURS = 60.0, 3600.0
+LONGEST_WAIT = 1 * HOURS
+"""A server may wish for any Retry-After, and gets this much at most."""
 
-CODES: dict[str, tuple[str, float, bool, str]] = {
-    "QuotaExceeded": ("QuotaExceeded", 10 * MINUTES, True, "ask Azure for more quota, or take another instanceType"),
-    "SkuNotAvailable": ("SkuNotAvailable", 23 * HOURS, True, "take another instanceType or region"),
-    "VMSizeNotSupported": ("SkuNotAvailable", 23 * HOURS, True, "take another instanceType or region"),
-    "AllocationFailed": ("AllocationFailed", 1 * HOURS, True, "Azure has no such machine free now"),
-    "ZonalAllocationFailed": ("AllocationFailed", 1 * HOURS, True, "Azure has no such machine free now"),
-    "OverconstrainedAllocationRequest": ("AllocationFailed", 1 * HOURS, True, "Azure has no such machine free now"),
-    "InsufficientSubnetSize": ("SubnetFull", 10 * MINUTES, True, "the subnet has no addresses left"),
-    "MissingSubscriptionRegistration": (
-        "ProviderNotRegistered", 1 * HOURS, True, "register Microsoft.ContainerService in the subscription",
-    ),
-    "AuthorizationFailed": (
-        "AuthorizationFailed", 5 * MINUTES, False, "the identity needs the role Contributor on the cluster",
-    ),
-    "LinkedAuthorizationFailed": (
-        "AuthorizationFailed", 5 * MINUTES, False, "the identity needs the role Network Contributor on the subnet",
-    ),
-    "Throttled": ("Throttled", 1 * MINUTES, False, ""),
-    "InvalidParameter": ("InvalidRequest", 10 * MINUTES, True, ""),
-}  # fmt: skip
-"""Code → reason, seconds, terminal, what to do. The times are those of Karpenter's unavailable-offerings cache."""
+QUOTA = Meaning(
+    "QuotaExceeded", 10 * MINUTES, True, "ask Azure for more quota, or take another instanceType", unavailable=True
+)
+SKU = Meaning("SkuNotAvailable", 1 * HOURS, True, "take another instanceType or region", unavailable=True)
+ALLOCATION = Meaning("AllocationFailed", 10 * MINUTES, True, "Azure has no such machine free now", unavailable=True)
+SUBNET = Meaning("SubnetFull", 10 * MINUTES, True, "the subnet has no addresses left")
+UNREGISTERED = Meaning("ProviderNotRegistered", 1 * HOURS, True, "register the provider in the subscription")
+NO_ROLE = Meaning("AuthorizationFailed", 5 * MINUTES, todo="the identity needs the role Contributor on the cluster")
+NO_SUBNET_ROLE = Meaning(
+    "AuthorizationFailed", 5 * MINUTES, todo="the identity needs the role Network Contributor on the subnet"
+)
+NO_TOKEN = Meaning("AuthorizationFailed", 1 * MINUTES, todo="see that the identity exists and is federated")
+NO_CLUSTER = Meaning(
+    "ClusterNotFound", 5 * MINUTES, todo="see subscription, resource group and cluster in the settings"
+)
+INVALID = Meaning("InvalidRequest", 10 * MINUTES, True)
+IN_PROGRESS = Meaning("OperationInProgress", 15.0)
+THROTTLED = Meaning("Throttled", 1 * MINUTES)
+CHANGED = Meaning("Changed", 1.0)
+NO_ANSWER = Meaning("CloudUnavailable", 10.0)
+UNKNOWN = Meaning("LaunchFailed", 1 * MINUTES)
 
+CODES = {
+    "QuotaExceeded": QUOTA,
+    "InsufficientVCPUQuota": QUOTA,
+    "ErrCode_InsufficientVCPUQuota": QUOTA,
+    "SkuNotAvailable": SKU,
+    "VMSizeNotSupported": SKU,
+    "AllocationFailed": ALLOCATION,
+    "ZonalAllocationFailed": ALLOCATION,
+    "OverconstrainedAllocationRequest": ALLOCATION,
+    "OverconstrainedZonalAllocationRequest": ALLOCATION,
+    "InsufficientSubnetSize": SUBNET,
+    "MissingSubscriptionRegistration": UNREGISTERED,
+    "AuthorizationFailed": NO_ROLE,
+    "LinkedAuthorizationFailed": NO_SUBNET_ROLE,
+    "SubscriptionNotFound": NO_CLUSTER,
+    "ResourceGroupNotFound": NO_CLUSTER,
+    "ResourceNotFound": NO_CLUSTER,
+    "Throttled": THROTTLED,
+    "InvalidParameter": INVALID,
+}
 QUOTA_WORDS = ("quota", "Current Limit", "LowPriorityCores")
 SKU_WORDS = ("is not supported for subscription", "is not allowed in your subscription in location")
 
 
 def classified(status: int, body: Mapping[str, Any] | None, *, retry_after: float | None = None) -> Refusal:
-    """What an error of Azure Resource Manager means. ``body`` is the ``error`` object, if there was one."""
-    codes = list(_flattened(body or {}))
-    text = "; ".join(message for _, message in codes if message) or f"HTTP {status}"
-    for code, message in reversed(codes):  # the innermost detail is the cause, the outer ones only wrap it
-        known = _known(code, message)
-        if known is not None:
-            return _refusal(known, text, retry_after)
-    return _by_status(status, text, retry_after)
+    """What an error of Azure Resource Manager means.
+
+    ``status``: of HTTP; 0 if there was no answer. ``body``: the ``error`` object, if there was one.
+    ``retry_after``: the seconds that the server asked for.
+    """
+    told = list(_flattened(body or {}))
+    text = "; ".join(message for _, message in told if message) or f"HTTP {status}"
+    # The innermost detail is the cause, the outer ones only wrap it.
+    meanings = (_by_code(code, message) for code, message in reversed(told))
+    meaning = next((found for found in meanings if found is not None), None) or _by_status(status)
+    return _refusal(meaning, text, retry_after)
 
 
-def _known(code: str, message: str) -> tuple[str, float, bool, str] | None:
+def _by_code(code: str, message: str) -> Meaning | None:
     if code == "OperationNotAllowed":
         # The same code is used for "no quota" and for "another operation is in progress": the text decides.
-        return CODES["QuotaExceeded"] if any(word in message for word in QUOTA_WORDS) else IN_PROGRESS
+        return QUOTA if any(word in message for word in QUOTA_WORDS) else IN_PROGRESS
     if code == "BadRequest" and any(words in message for words in SKU_WORDS):
-        return CODES["SkuNotAvailable"]
+        return SKU
     return CODES.get(code)
 
 
-IN_PROGRESS = ("OperationInProgress", 15.0, False, "")
-
-
-def _refusal(known: tuple[str, float, bool, str], text: str, retry_after: float | None) -> Refusal:
-    reason, seconds, terminal, todo = known
-    lead = f"{UNAVAILABLE}: " if terminal and reason in ("QuotaExceeded", "SkuNotAvailable", "AllocationFailed") else ""
-    message = f"{lead}{text}{f' ({todo})' if todo else ''}"
-    return Refusal(reason, message, min(retry_after if retry_after is not None else seconds, 1 * HOURS), terminal)
-
-
-def _by_status(status: int, text: str, retry_after: float | None) -> Refusal:
-    if status in (401, 403):
-        return _refusal(CODES["AuthorizationFailed"], text, retry_after)
-    if status == 429:
-        return _refusal(CODES["Throttled"], text, retry_after)
-    if status == 412:
-        return Refusal("Changed", text, 1.0)
-    if status == 409:
-        return _refusal(IN_PROGRESS, text, retry_after)
+def _by_status(status: int) -> Meaning:
     if status == 0 or status >= 500:
-        return Refusal("CloudUnavailable", text, retry_after or 10.0)
-    return Refusal("LaunchFailed", text, retry_after or 60.0)
+        return NO_ANSWER
+    return {401: NO_TOKEN, 403: NO_ROLE, 409: IN_PROGRESS, 412: CHANGED, 429: THROTTLED}.get(status, UNKNOWN)
+
+
+def _refusal(meaning: Meaning, text: str, retry_after: float | None) -> Refusal:
+    """What only a person can change is not asked again sooner because a server says so."""
+    lead = f"{UNAVAILABLE}: " if meaning.unavailable else ""
+    message = f"{lead}{text}{f' ({meaning.todo})' if meaning.todo else ''}"
+    wish = meaning.retry_after if retry_after is None else retry_after
+    wait = max(wish, meaning.retry_after) if meaning.terminal else wish
+    return Refusal(meaning.reason, message, min(wait, LONGEST_WAIT), meaning.terminal)
 
 
 def _flattened(error: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -2,13 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any, Protocol
 
 from kaito_operator.api import labels
-from kaito_operator.api.conditions import by_type, moment
+from kaito_operator.api.conditions import by_type
 from kaito_operator.api.kinds import MACHINE, NODE
-from kaito_operator.gpu_provisioner.pools import Known
+from kaito_operator.gpu_provisioner.known import Known
 from kaito_operator.mirror import Mirror
 from kaito_operator.plan import Key, Manifest, Ref, Subject
 
@@ -22,16 +21,20 @@ class KnowsPools(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """One Machine, its pool and its node."""
+    """One Machine, its pool and its nodes."""
 
     machine: Manifest
     subject: Subject
     has_finalizer: bool
-    created: datetime
     conditions: Mapping[str, Mapping[str, Any]]
     pool: Known
-    node: Manifest | None
-    """The one node of the pool with a providerID; None while there is none, or more than one."""
+    nodes: tuple[Manifest, ...] = ()
+    """Those that bear the pool's label and have a providerID; a pool may briefly hold a spare instance."""
+
+    @property
+    def node(self) -> Manifest | None:
+        """The one node; None while there is none, or more than one."""
+        return self.nodes[0] if len(self.nodes) == 1 else None
 
 
 def observe(mirror: Mirror, key: Key, *, pools: KnowsPools) -> Observed | None:
@@ -44,18 +47,12 @@ def observe(mirror: Mirror, key: Key, *, pools: KnowsPools) -> Observed | None:
         machine=machine,
         subject=Subject(Ref.of(machine), meta["uid"], meta.get("generation", 0), deleting="deletionTimestamp" in meta),
         has_finalizer=labels.TERMINATION_FINALIZER in meta.get("finalizers", ()),
-        created=moment(meta["creationTimestamp"]),
         conditions=by_type((machine.get("status") or {}).get("conditions") or ()),
         pool=pools.known(key.name),
-        node=_node(mirror, key.name),
+        nodes=tuple(node for node in mirror.all(NODE) if _is_of(node, key.name)),
     )
 
 
-def _node(mirror: Mirror, pool: str) -> Manifest | None:
-    """A pool may briefly hold a spare instance, so two nodes are as good as none."""
-    nodes = [
-        node
-        for node in mirror.all(NODE)
-        if (node["metadata"].get("labels") or {}).get(labels.AGENT_POOL) == pool and node["spec"].get("providerID")
-    ]
-    return nodes[0] if len(nodes) == 1 else None
+def _is_of(node: Manifest, pool: str) -> bool:
+    own = node["metadata"].get("labels") or {}
+    return own.get(labels.AGENT_POOL) == pool and bool(node["spec"].get("providerID"))

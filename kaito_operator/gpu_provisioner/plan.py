@@ -1,167 +1,137 @@
 """What one Machine needs next: gates in Karpenter's order: finalizer, Launched, Registered, Initialized, Ready."""
 
-from datetime import datetime, timedelta
-from typing import Any
+from dataclasses import dataclass
+from datetime import datetime
 
 from kaito_operator.api import labels
-from kaito_operator.api.conditions import Condition, by_type, merged
+from kaito_operator.api.conditions import moment
 from kaito_operator.gpu_provisioner.agent_pool import NotMappable, agent_pool, instance_type, owner_tags
+from kaito_operator.gpu_provisioner.cloud import STUCK, AgentPool
+from kaito_operator.gpu_provisioner.farewell import farewell
+from kaito_operator.gpu_provisioner.nodes import claiming, not_initialized
 from kaito_operator.gpu_provisioner.observe import Observed
-from kaito_operator.plan import (
-    Apply,
-    CreateInCloud,
-    Delete,
-    DeleteInCloud,
-    Event,
-    Finalizer,
-    Manifest,
-    Plan,
-    Ref,
-    Report,
-)
+from kaito_operator.gpu_provisioner.status import STEPS, events, report, standing
+from kaito_operator.plan import Apply, CreateInCloud, DeleteInCloud, Finalizer, Manifest, Plan
 
-STEPS = ("MachineLaunched", "MachineRegistered", "MachineInitialized")
-STUCK = ("Failed", "Canceled")
-EPHEMERAL_TAINTS = (
-    "node.kubernetes.io/not-ready",
-    "node.kubernetes.io/unreachable",
-    "node.cloudprovider.kubernetes.io/uninitialized",
-)
-"""Taints that Kubernetes itself takes off once the node works (Karpenter's KnownEphemeralTaints)."""
+ASKED, LAUNCHED, REGISTERED, INITIALIZED = range(4)
+"""How many of the steps are done."""
+LAUNCH, REGISTRATION = STEPS[0], STEPS[1]
 
 
+@dataclass(frozen=True, slots=True)
 class Limits:
     """How long things may take; all in seconds."""
 
-    def __init__(self, *, gone: float, launch: float, registration: float) -> None:
-        self.gone = timedelta(seconds=gone)
-        self.launch = timedelta(seconds=launch)
-        self.registration = timedelta(seconds=registration)
+    gone: float
+    launch: float
+    registration: float
 
 
 def plan(seen: Observed, now: datetime, *, cluster: str, limits: Limits) -> Plan:
     """The next writes for one Machine; empty when all is as wanted."""
     if seen.subject.deleting:
-        return _deleting(seen, now, cluster=cluster, limits=limits)
+        return farewell(seen, now, cluster=cluster, gone_seconds=limits.gone)
     if not seen.has_finalizer:
         return Plan(seen.subject, finalizer=Finalizer.ADD)
-    try:
-        wanted = agent_pool(seen.machine, cluster=cluster)
-    except NotMappable as impossible:
-        return _reported(seen, now, 0, "InvalidMachine", str(impossible))
-    pool = seen.pool.pool
-    if pool is None:
-        return _launching(seen, now, wanted)
-    if pool.state in STUCK:
-        # Azure gave up on it; a failed pool still counts and may hold a machine, so it goes before the next try.
-        again = DeleteInCloud(pool.name, owner_tags(seen.machine, cluster=cluster))
-        return _reported(seen, now, 0, "LaunchFailed", pool.problem or f"agent pool is {pool.state}", cloud=(again,))
+    pool, owner = seen.pool.pool, owner_tags(seen.machine, cluster=cluster)
+    if pool is None or not pool.bears(owner):
+        return _launching(seen, now, cluster=cluster)
+    if pool.state == "Deleting":
+        return _going(seen, now)
+    hopeless = _hopeless(seen, pool, now, limits=limits)
+    if hopeless is not None:
+        return _again(seen, now, DeleteInCloud(pool.name, owner, etag=pool.etag), hopeless)
     if seen.node is None:
-        return _reported(seen, now, *_not_joined(pool.state), look_again=5.0)
+        return _reported(seen, now, *_not_joined(seen, pool), look_again=_patience(seen, pool, now, limits=limits))
     return _joined(seen, now, seen.node)
 
 
-def _not_joined(state: str) -> tuple[int, str, str]:
-    if state == "Succeeded":
-        return 1, "NodeNotFound", "agent pool Succeeded; its node has not joined yet"
-    return 0, "Creating", f"agent pool {state}"
-
-
-def _launching(seen: Observed, now: datetime, wanted: dict[str, Any]) -> Plan:
-    """No pool is known: ask for it, unless a no still holds."""
-    refused = seen.pool.refused
-    create = CreateInCloud(seen.subject.ref.name, wanted)
+def _launching(seen: Observed, now: datetime, *, cluster: str) -> Plan:
+    """No pool of ours is known: ask for it, unless a no still holds."""
+    if seen.pool.nothing and _is_true(seen, LAUNCH):
+        return Plan(seen.subject)  # we have just started; the first LIST will say what became of it
+    try:
+        create = CreateInCloud(seen.subject.ref.name, agent_pool(seen.machine, cluster=cluster, now=now))
+    except NotMappable as impossible:
+        return _reported(seen, now, ASKED, "InvalidMachine", str(impossible))
+    refused = seen.pool.create_refused
     if refused is None:
-        return _reported(seen, now, 0, "Launching", "asking for the agent pool", cloud=(create,))
+        return _reported(seen, now, ASKED, "Launching", "asking for the agent pool", cloud=(create,))
     told = (refused.refusal.reason, refused.refusal.message)
     if now < refused.until:
-        return _reported(seen, now, 0, *told, look_again=(refused.until - now).total_seconds())
-    return _reported(seen, now, 0, *told, cloud=(create,))
+        return _reported(seen, now, ASKED, *told, look_again=(refused.until - now).total_seconds())
+    return _reported(seen, now, ASKED, *told, cloud=(create,))
+
+
+def _going(seen: Observed, now: datetime) -> Plan:
+    """Its pool is being deleted, by us because it was hopeless, or by somebody else. Then another is asked for."""
+    if seen.conditions.get(LAUNCH, {}).get("status") == "False":
+        return Plan(seen.subject)  # it says why already
+    return _reported(seen, now, ASKED, "PoolDeleted", "agent pool is being deleted, and not by gpu-provisioner")
+
+
+def _again(seen: Observed, now: datetime, step: DeleteInCloud, why: tuple[str, str]) -> Plan:
+    """The pool goes, so that another can be tried; unless a no still holds."""
+    refused = seen.pool.delete_refused
+    if refused is not None and now < refused.until:
+        return _reported(seen, now, ASKED, *why, look_again=(refused.until - now).total_seconds())
+    return _reported(seen, now, ASKED, *why, cloud=(step,))
+
+
+def _hopeless(seen: Observed, pool: AgentPool, now: datetime, *, limits: Limits) -> tuple[str, str] | None:
+    """Why the pool goes before the next try: the cloud gave up on it, or it took too long.
+
+    One with a node is left alone: a change that failed, such as an upgrade, makes a pool Failed whose node works on.
+    """
+    if seen.nodes:
+        return None
+    if pool.state in STUCK:
+        problem = pool.problem
+        return (problem.reason, problem.message) if problem else ("LaunchFailed", f"agent pool is {pool.state}")
+    patience = _patience(seen, pool, now, limits=limits)
+    if patience is None or patience > 0:
+        return None
+    if pool.state == "Succeeded":
+        return "RegistrationTimeout", f"no node has joined in {limits.registration:g} s since its agent pool Succeeded"
+    return "LaunchTimeout", f"agent pool is {pool.state} {limits.launch:g} s after it was asked for"
+
+
+def _patience(seen: Observed, pool: AgentPool, now: datetime, *, limits: Limits) -> float | None:
+    """Seconds that are left for the pool or its node to come; None where nothing is waited for, or no clock runs."""
+    if seen.nodes:
+        return None
+    if pool.state != "Succeeded":
+        since = None if _is_true(seen, LAUNCH) else pool.asked_at
+        return None if since is None else limits.launch - (now - since).total_seconds()
+    turned = [_turned(seen, LAUNCH, "True"), _turned(seen, REGISTRATION, "False")]
+    if None in turned:
+        return None  # this pass writes the time from which on it counts
+    return limits.registration - (now - max(since for since in turned if since)).total_seconds()
+
+
+def _turned(seen: Observed, step: str, status: str) -> datetime | None:
+    """Since when the condition has this status; None if it has another."""
+    condition = seen.conditions.get(step, {})
+    since = condition.get("lastTransitionTime")
+    return moment(since) if since and condition["status"] == status else None
+
+
+def _not_joined(seen: Observed, pool: AgentPool) -> tuple[int, str, str]:
+    if pool.state != "Succeeded":
+        return ASKED, "Creating", f"agent pool {pool.state}"
+    if seen.nodes:
+        names = ", ".join(node["metadata"]["name"] for node in seen.nodes)
+        return LAUNCHED, "MultipleNodesFound", f"agent pool of one node has {names}"
+    return LAUNCHED, "NodeNotFound", "agent pool Succeeded; its node has not joined yet"
 
 
 def _joined(seen: Observed, now: datetime, node: Manifest) -> Plan:
     """The node is there: claim it, then wait until it is ready and clean."""
-    claim = _claim(seen, node)
-    why = _not_initialized(seen, node)
+    why = not_initialized(node, seen.machine)
+    claim = claiming(node, seen.subject, initialized=why is None)
     if why is not None:
-        return _reported(seen, now, 2, *why, apply=claim)
-    return _reported(seen, now, 3, "", "", apply=claim + _typed(seen))
-
-
-def _not_initialized(seen: Observed, node: Manifest) -> tuple[str, str] | None:
-    status = node.get("status") or {}
-    if by_type(status.get("conditions") or ()).get("Ready", {}).get("status") != "True":
-        return "NodeNotReady", f"node {node['metadata']['name']} is not Ready"
-    taints = {t["key"] for t in node["spec"].get("taints") or ()}
-    if ephemeral := sorted(taints & set(EPHEMERAL_TAINTS)):
-        return "KnownEphemeralTaintsExist", f"taint {ephemeral[0]} is still on the node"
-    startup = {t["key"] for t in seen.machine["spec"].get("startupTaints") or ()}
-    if left := sorted(taints & startup):
-        return "StartupTaintsExist", f"taint {left[0]} is still on the node"
-    return None
-
-
-def _claim(seen: Observed, node: Manifest) -> tuple[Apply, ...]:
-    """Karpenter's labels and an owner reference, so that people see whose node it is."""
-    ready = _not_initialized(seen, node) is None
-    wanted = {labels.REGISTERED: "true", **({labels.INITIALIZED: "true"} if ready else {})}
-    meta = node["metadata"]
-    owners = [o["uid"] for o in meta.get("ownerReferences") or ()]
-    if wanted.items() <= (meta.get("labels") or {}).items() and seen.subject.uid in owners:
-        return ()
-    return (
-        Apply(
-            {
-                "apiVersion": "v1",
-                "kind": "Node",
-                "metadata": {
-                    "name": meta["name"],
-                    "labels": wanted,
-                    "ownerReferences": [
-                        {
-                            "apiVersion": seen.subject.ref.api_version,
-                            "kind": seen.subject.ref.kind,
-                            "name": seen.subject.ref.name,
-                            "uid": seen.subject.uid,
-                            "blockOwnerDeletion": True,
-                        }
-                    ],
-                },
-            },
-            uid=meta["uid"],
-        ),
-    )
-
-
-def _typed(seen: Observed) -> tuple[Apply, ...]:
-    """The Machine's Type column is its instance-type label."""
-    size = instance_type(seen.machine)
-    if (seen.machine["metadata"].get("labels") or {}).get(labels.INSTANCE_TYPE) == size:
-        return ()
-    ref = seen.subject.ref
-    labelled = {"name": ref.name, "labels": {labels.INSTANCE_TYPE: size}}
-    return (Apply({"apiVersion": ref.api_version, "kind": ref.kind, "metadata": labelled}, uid=seen.subject.uid),)
-
-
-def _deleting(seen: Observed, now: datetime, *, cluster: str, limits: Limits) -> Plan:
-    """The pool goes by name, also when no node ever came; then its node; and the finalizer when all are gone."""
-    if not seen.has_finalizer:
-        return Plan(seen.subject)
-    name, known = seen.subject.ref.name, seen.pool
-    gone = known.pool is None and known.absent_since is not None
-    if known.refused is not None and now < known.refused.until and not gone:
-        told = known.refused.refusal
-        return _told(seen, now, "Terminating", told.message, look_again=(known.refused.until - now).total_seconds())
-    if known.pool is not None and known.pool.state == "Deleting":
-        return _told(seen, now, "Terminating", "agent pool Deleting", look_again=30.0)
-    if not gone:
-        step = DeleteInCloud(name, owner_tags(seen.machine, cluster=cluster))
-        return _told(seen, now, "Terminating", "deleting the agent pool", cloud=(step,))
-    left = (known.absent_since or now) + limits.gone - now
-    node = (Delete(Ref.of(seen.node), seen.node["metadata"]["uid"]),) if seen.node is not None else ()
-    if left > timedelta(0) or node:
-        return Plan(seen.subject, delete=node, look_again=max(left.total_seconds(), 0.0) + 0.1)
-    return Plan(seen.subject, finalizer=Finalizer.DROP, gone_in_cloud=(name,))
+        return _reported(seen, now, REGISTERED, *why, apply=claim)
+    return _reported(seen, now, INITIALIZED, "", "", apply=claim)
 
 
 def _reported(
@@ -175,77 +145,26 @@ def _reported(
     cloud: tuple[CreateInCloud | DeleteInCloud, ...] = (),
     look_again: float | None = None,
 ) -> Plan:
-    """The plan with its status: ``passed`` steps True, the next False with the reason, the rest waiting for it."""
-    waiting = ("MachineNotLaunched", "NodeNotFound", "NodeNotReady")
-    conditions = [Condition(step, "True", step.removeprefix("Machine")) for step in STEPS[:passed]]
-    if passed < len(STEPS):
-        conditions.append(Condition(STEPS[passed], "False", reason, message))
-        conditions += (Condition(step, "False", waiting[passed], "") for step in STEPS[passed + 1 :])
-        conditions.append(Condition("Ready", "False", reason, message))
-    else:
-        conditions.append(Condition("Ready", "True", "Ready"))
+    """The plan, with the status and the events that go with it."""
+    conditions = standing(passed, reason, message)
     return Plan(
         seen.subject,
-        apply=apply,
+        apply=(*_typed(seen), *apply),
         cloud=cloud,
-        report=_report(seen, conditions, now),
-        events=_events(seen, conditions),
+        report=report(seen, conditions, now=now),
+        events=events(seen, conditions),
         look_again=look_again,
     )
 
 
-def _told(
-    seen: Observed,
-    now: datetime,
-    reason: str,
-    message: str,
-    *,
-    cloud: tuple[CreateInCloud | DeleteInCloud, ...] = (),
-    look_again: float | None = None,
-) -> Plan:
-    """The plan of a deletion, with Ready False and why; the other conditions stay as they were."""
-    kept = [
-        Condition(type_, c["status"], c.get("reason", ""), c.get("message", ""))
-        for type_, c in seen.conditions.items()
-        if type_ != "Ready"
-    ]
-    conditions = [*kept, Condition("Ready", "False", reason, message)]
-    return Plan(seen.subject, cloud=cloud, report=_report(seen, conditions, now), look_again=look_again)
+def _typed(seen: Observed) -> tuple[Apply, ...]:
+    """The Machine's Type column is its instance-type label."""
+    size, ref = instance_type(seen.machine), seen.subject.ref
+    if not size or (seen.machine["metadata"].get("labels") or {}).get(labels.INSTANCE_TYPE) == size:
+        return ()
+    labelled = {"name": ref.name, "labels": {labels.INSTANCE_TYPE: size}}
+    return (Apply({"apiVersion": ref.api_version, "kind": ref.kind, "metadata": labelled}, uid=seen.subject.uid),)
 
 
-def _report(seen: Observed, conditions: list[Condition], now: datetime) -> tuple[Report, ...]:
-    before = seen.machine.get("status") or {}
-    node = seen.node
-    wanted: dict[str, Any] = {
-        **(
-            {
-                "nodeName": node["metadata"]["name"],
-                "providerID": node["spec"]["providerID"],
-                "capacity": (node.get("status") or {}).get("capacity") or {},
-                "allocatable": (node.get("status") or {}).get("allocatable") or {},
-            }
-            if node is not None
-            else {key: before[key] for key in ("nodeName", "providerID", "capacity", "allocatable") if key in before}
-        ),
-        "conditions": merged(before.get("conditions") or (), conditions, generation=None, now=now),
-    }
-    return () if wanted == before else (Report(seen.subject.ref, seen.subject.uid, wanted),)
-
-
-def _events(seen: Observed, conditions: list[Condition]) -> tuple[Event, ...]:
-    """One for each step that turned True, and one for a new reason to fail."""
-    out = []
-    for condition in conditions:
-        known = seen.conditions.get(condition.type, {})
-        if condition.status == "True" and known.get("status") != "True":
-            told = f"Status condition transitioned, Type: {condition.type}, Status: -> True"
-            out.append(Event(seen.subject.ref, seen.subject.uid, "Normal", condition.reason, told))
-        elif condition.type == "Ready" and condition.reason in FAILURES and known.get("reason") != condition.reason:
-            out.append(Event(seen.subject.ref, seen.subject.uid, "Warning", condition.reason, condition.message))
-    return tuple(out)
-
-
-FAILURES = {
-    "QuotaExceeded", "SkuNotAvailable", "AllocationFailed", "SubnetFull", "ProviderNotRegistered",
-    "AuthorizationFailed", "InvalidRequest", "LaunchFailed", "NameTaken", "InvalidMachine", "CreateLimit", "PoolLimit",
-}  # fmt: skip
+def _is_true(seen: Observed, step: str) -> bool:
+    return bool(seen.conditions.get(step, {}).get("status") == "True")

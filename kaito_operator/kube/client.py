@@ -47,6 +47,8 @@ class Connection:
 
 Counted = Callable[[str, str, int], None]
 """Takes verb, plural and status of each request, for the metrics."""
+MayWrite = Callable[[], bool]
+"""Whether this process may change anything now; asked right before each request that would."""
 
 
 class Kube:
@@ -58,9 +60,11 @@ class Kube:
         *,
         field_manager: str = WORKSPACE_MANAGER,
         counted: Counted = lambda *_: None,
+        may_write: MayWrite = lambda: True,
     ) -> None:
         self._api = ApiClient(configuration)
         self.field_manager = field_manager
+        self._may_write = may_write
         self._counted = counted
         self._plainly = {"fieldManager": field_manager}
         self._by_force = {"fieldManager": field_manager, "force": "true"}
@@ -72,21 +76,30 @@ class Kube:
         *,
         field_manager: str = WORKSPACE_MANAGER,
         counted: Counted = lambda *_: None,
+        may_write: MayWrite = lambda: True,
     ) -> "Kube":
         """By a kubeconfig file, or by the pod's own service account, whose token is read anew as it rotates.
 
         ``field_manager`` owns the fields that are applied. No two controllers may share one (decision 0003).
         """
         configuration = Configuration()
-        if kubeconfig is None and _in_a_pod():
-            kube_config.load_incluster_config(client_configuration=configuration)
-        else:
-            await kube_config.load_kube_config(config_file=kubeconfig, client_configuration=configuration)
-        return cls(configuration, field_manager=field_manager, counted=counted)
+        try:
+            if kubeconfig is None and _in_a_pod():
+                kube_config.load_incluster_config(client_configuration=configuration)
+            else:
+                await kube_config.load_kube_config(config_file=kubeconfig, client_configuration=configuration)
+        except (kube_config.ConfigException, OSError) as unknown:
+            raise errors.Unavailable(0, "NoKubeconfig", f"{kubeconfig or 'KUBECONFIG'}: {unknown}") from unknown
+        return cls(configuration, field_manager=field_manager, counted=counted, may_write=may_write)
 
     async def close(self) -> None:
         """Closes the connections."""
         await self._api.close()
+
+    def fence(self) -> None:
+        """Raises NotLeading unless this process may write now: one that was suspended wakes up on another's watch."""
+        if not self._may_write():
+            raise errors.NotLeading(0, "NotLeading", "the Lease is not ours for sure; nothing is written")
 
     async def connection(self) -> Connection:
         """Address and credentials, the rotating token read anew."""
@@ -127,9 +140,14 @@ class Kube:
             "PATCH", path_of(ref), body=body, query=self._by_force, content=APPLY, plural=_kind(ref).plural
         )
 
-    async def apply_status(self, ref: Ref, *, uid: str, status: Manifest) -> Manifest:
-        """Server-side apply of the status subresource, update-only."""
-        meta = {"name": ref.name, "uid": uid, **({"namespace": ref.namespace} if ref.namespace else {})}
+    async def apply_status(self, ref: Ref, *, uid: str, status: Manifest, version: str = "") -> Manifest:
+        """Server-side apply of the status subresource, update-only; Conflict if ``version`` is given and not live."""
+        meta = {
+            "name": ref.name,
+            "uid": uid,
+            **({"namespace": ref.namespace} if ref.namespace else {}),
+            **({"resourceVersion": version} if version else {}),
+        }
         body = {"apiVersion": ref.api_version, "kind": ref.kind, "metadata": meta, "status": status}
         path = f"{path_of(ref)}/status"
         return await self._request(
@@ -184,6 +202,8 @@ class Kube:
         verb: str = "",
         timeout: float = TIMEOUT_SECONDS,
     ) -> dict[str, Any]:
+        if method != "GET":
+            self.fence()
         headers = {"Accept": JSON, "Content-Type": content, "User-Agent": self.field_manager}
         await self._api.update_params_for_auth(headers, [], ["BearerToken"], path, method, body)
         url = f"{self._api.configuration.host}{path}" + (f"?{urlencode(query)}" if query else "")

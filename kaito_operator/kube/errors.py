@@ -18,7 +18,7 @@ class KubeError(Exception):
     """Seconds that the server asks to wait."""
 
     def __str__(self) -> str:
-        return f"{self.status} {self.reason}: {self.message}"
+        return f"{self.status or ''} {self.reason}: {self.message}".strip()
 
 
 class NotFound(KubeError):
@@ -47,6 +47,10 @@ class TooManyRequests(KubeError):
 
 class Unavailable(KubeError):
     """5xx, a timeout, or no connection: nobody knows whether the request was carried out."""
+
+
+class NotLeading(KubeError):
+    """Not sent: this process does not hold the Lease, or not for sure."""
 
 
 _TYPES: dict[int, type[KubeError]] = {

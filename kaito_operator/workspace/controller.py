@@ -1,10 +1,12 @@
 """The Workspace controller as the reconciler takes it: what it watches, whom that concerns, how it decides."""
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 from functools import partial
 
 from kaito_operator.api import labels
+from kaito_operator.api.conditions import by_type
 from kaito_operator.api.kinds import DEPLOYMENT, MACHINE, NODE, POD, SERVICE, WORKSPACE
+from kaito_operator.api.reasons import ConditionType
 from kaito_operator.mirror import Mirror
 from kaito_operator.plan import Key, Manifest
 from kaito_operator.reconciler import Controller, Watch
@@ -12,18 +14,19 @@ from kaito_operator.settings import WorkspaceSettings
 from kaito_operator.workspace.images import Images
 from kaito_operator.workspace.observe import Observed, observe
 from kaito_operator.workspace.plan import plan
+from kaito_operator.workspace.seen import is_true
 from presets.catalog import Catalog
 
 OURS: dict[str, str | None] = {labels.WORKSPACE: None}
 
 
 def workspace_controller(settings: WorkspaceSettings, catalog: Catalog) -> Controller[Observed]:
-    """Workspace → Machines + Deployment + Service."""
+    """Workspace → Machines, then a Deployment and a Service."""
     images = Images(settings.preset_registry, settings.preset_version)
     return Controller(
         name="kaito-workspace",
-        field_manager=labels.WORKSPACE_MANAGER,
         parent=WORKSPACE,
+        field_manager=labels.WORKSPACE_MANAGER,
         watches=(
             Watch(WORKSPACE),
             Watch(MACHINE, OURS),
@@ -38,21 +41,22 @@ def workspace_controller(settings: WorkspaceSettings, catalog: Catalog) -> Contr
     )
 
 
-def concerns(manifest: Manifest, mirror: Mirror) -> Iterable[Key]:
-    """A Workspace concerns itself; a node its reserver, or everybody who waits; the rest the Workspace of its label."""
+def concerns(manifest: Manifest, mirror: Mirror) -> Iterator[Key]:
+    """Which Workspaces an object concerns: itself, the one it is labelled with, or those that may want the node."""
     meta = manifest["metadata"]
-    if manifest["kind"] == WORKSPACE.kind:
-        return (Key(meta["namespace"], meta["name"]),)
     own = meta.get("labels") or {}
     namespace = meta.get("namespace") or own.get(labels.WORKSPACE_NAMESPACE)
-    if labels.WORKSPACE in own and namespace:
-        return (Key(namespace, own[labels.WORKSPACE]),)
-    return _waiting(mirror) if manifest["kind"] == NODE.kind else ()
+    if manifest["kind"] == WORKSPACE.kind:
+        yield Key(meta["namespace"], meta["name"])
+    elif labels.WORKSPACE in own and namespace:
+        yield Key(namespace, own[labels.WORKSPACE])
+    elif manifest["kind"] == NODE.kind:
+        yield from _in_want_of_nodes(mirror)
 
 
-def _waiting(mirror: Mirror) -> Iterable[Key]:
-    """The Workspaces that have fewer nodes than they want."""
+def _in_want_of_nodes(mirror: Mirror) -> Iterator[Key]:
+    """Everybody who has too few: a pass tells whether the node is of use."""
     for workspace in mirror.all(WORKSPACE):
-        status = workspace.get("status") or {}
-        if len(status.get("workerNodes") or ()) < (workspace.get("resource") or {}).get("count", 1):
-            yield Key(workspace["metadata"]["namespace"], workspace["metadata"]["name"])
+        meta, status = workspace["metadata"], workspace.get("status") or {}
+        if not is_true(by_type(status.get("conditions") or ()), ConditionType.RESOURCE_READY):
+            yield Key(meta["namespace"], meta["name"])

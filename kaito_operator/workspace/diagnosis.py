@@ -1,171 +1,164 @@
-"""Why it is not ready, down to the leaf: from what was seen to a reason, a message, and what to do about it.
+"""Why it is not ready, down to the leaf: from Machines, nodes and pods as seen to a reason, the object and what to do.
 
-Ordered tables of rules: the first that answers is the cause. ``docs/reference/conditions.md`` lists every reason.
+Tables, so that a new cause is a new row. ``docs/reference/conditions.md`` lists every reason.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from datetime import datetime
 
-from kaito_operator.api.conditions import Truth, by_type
-from kaito_operator.plan import Manifest
-from kaito_operator.workspace.observe import MachineSeen, NodeSeen
+from kaito_operator.api import labels
+from kaito_operator.api.conditions import moment
+from kaito_operator.api.reasons import Reason
+from kaito_operator.api.spec import LabelSelector, Resource
+from kaito_operator.workspace.finding import Finding, passed, waiting, wrong
+from kaito_operator.workspace.placement import Placement
+from kaito_operator.workspace.seen import Conditions, Machine, Node, is_true
 
-
-@dataclass(frozen=True, slots=True)
-class Cause:
-    """A reason (one word), what happened to which object, and whether it is failure or only progress."""
-
-    reason: str
-    message: str
-    status: Truth = "False"
-
-
-STEPS = (("MachineLaunched", "asked for"), ("MachineRegistered", "launched"), ("MachineInitialized", "registered"))
-"""Karpenter's conditions in their order, and what a Machine is while the condition is not True."""
-
-
-def machine_progress(machine: MachineSeen) -> str:
-    """What a Machine is at: asked for, launched, registered, initialized or ready."""
-    for condition, state in STEPS:
-        if machine.conditions.get(condition, {}).get("status") != "True":
-            return state
-    return "ready" if machine.ready else "initialized"
-
-
-def machines(seen: Sequence[MachineSeen], *, missing: int) -> Cause:
-    """Why there are not enough nodes yet, told by the Machine that fails, else by the one that is furthest behind."""
-    alive = [machine for machine in seen if not machine.deleting]
-    for machine in alive:
-        for condition, _ in STEPS:
-            found = machine.conditions.get(condition, {})
-            if found.get("status") == "False" and found.get("reason") not in PROGRESS:
-                return Cause(
-                    found.get("reason", "MachineFailed"), f"Machine {machine.name}: {found.get('message', '')}"
-                )
-    if missing and not alive:
-        return Cause("CreateMachinePending", f"asking for {missing} Machine(s)", "Unknown")
-    waiting = [f"Machine {m.name} is {machine_progress(m)}{_detail(m)}" for m in alive if not m.ready]
-    if not waiting:
-        return Cause("WaitingForNode", "the Machines are ready; their nodes are not usable yet", "Unknown")
-    return Cause("CreateMachinePending", "; ".join(waiting), "Unknown")
-
-
+STEPS = (
+    ("MachineLaunched", "is asked for"),
+    ("MachineRegistered", "is launched"),
+    ("MachineInitialized", "has registered its node"),
+    ("Ready", "is initialized"),
+)
+"""Karpenter's conditions in their order, and how far a Machine is while one is not True."""
 PROGRESS = {
-    "", "Creating", "Launching", "MachineNotLaunched", "NodeNotFound", "NodeNotReady", "StartupTaintsExist",
-    "KnownEphemeralTaintsExist", "ResourceNotRegistered",
-}  # fmt: skip
-"""Reasons of a False condition that Karpenter v0.29 gives while all is well (facts of its lifecycle controller)."""
-
-
-def _detail(machine: MachineSeen) -> str:
-    for condition, _ in STEPS:
-        found = machine.conditions.get(condition, {})
-        if found.get("status") != "True":
-            return f" ({found['message']})" if found.get("message") else ""
-    return ""
-
-
-def own_nodes(*, have: int, want: int, selector: str) -> Cause:
-    """A Workspace that brings its own nodes has too few."""
-    told = f"{have} of {want} nodes are ready, free and match {selector}; label more nodes, or set instanceType to buy"
-    return Cause("NotEnoughNodes", told)
-
-
-def gpus(nodes: Sequence[NodeSeen]) -> Cause:
-    """Nodes are there, their GPUs are not."""
-    names = ", ".join(node.name for node in nodes)
-    told = f"nvidia.com/gpu is not allocatable yet on {names}; is the NVIDIA device plugin installed?"
-    return Cause("DevicePluginMissing", told)
-
-
-def pods(seen: Sequence[Manifest]) -> Cause:
-    """Why the workload is not available, told by its worst pod."""
-    if not seen:
-        return Cause("WorkspaceInferenceStatusPending", "waiting for the pod to be created", "Unknown")
-    for rule in POD_RULES:
-        for pod in seen:
-            cause = rule(pod)
-            if cause is not None:
-                return cause
-    name = seen[0]["metadata"]["name"]
-    return Cause("ModelLoading", f"pod {name} runs and loads the model", "Unknown")
-
-
-PodRule = Callable[[Manifest], Cause | None]
-
-WAITING = {
-    "ErrImagePull": ("ImagePullError", "check the image's name, the registry and imagePullSecrets"),
-    "ImagePullBackOff": ("ImagePullError", "check the image's name, the registry and imagePullSecrets"),
-    "InvalidImageName": ("ImagePullError", "write the image as registry/repository:tag"),
-    "ErrImageNeverPull": ("ImagePullError", "the image is not on the node"),
-    "CreateContainerConfigError": ("ContainerStartError", "a Secret or ConfigMap that the pod names may be missing"),
-    "CreateContainerError": ("ContainerStartError", "see the message"),
-    "RunContainerError": ("ContainerStartError", "see the message"),
+    "",
+    "AwaitingReconciliation",
+    "Creating",
+    "KnownEphemeralTaintsExist",
+    "Launching",
+    "MachineNotLaunched",
+    "NodeNotFound",
+    "NodeNotReady",
+    "OperationInProgress",
+    "ResourceNotRegistered",
+    "StartupTaintsExist",
 }
+"""Reasons of a False condition with which nothing is wrong: Karpenter 0.29 says False while it waits."""
+MACHINE_FAILURES = {
+    "AllocationFailed": (Reason.ALLOCATION_FAILED, "the cloud has none free: wait, or take another instanceType"),
+    "AuthorizationFailed": (Reason.AUTHORIZATION_FAILED, "give the provisioner's identity the role it lacks"),
+    "LaunchTimeout": (Reason.LAUNCH_TIMEOUT, "see the logs of the provisioner"),
+    "QuotaExceeded": (Reason.QUOTA_EXCEEDED, "ask for more quota, or take another instanceType"),
+    "RegistrationTimeout": (Reason.REGISTRATION_TIMEOUT, "see why the machine's kubelet does not join the cluster"),
+    "SkuNotAvailable": (Reason.SKU_NOT_AVAILABLE, "take another instanceType or region"),
+    "Throttled": (Reason.THROTTLED, "the cloud asks to wait; it is tried again"),
+}
+"""The provisioner's reason → ours, and what to do. The Machine's own message says the rest."""
+ANSWER_SECONDS = 120.0
+"""A provisioner that lives answers a new Machine within seconds."""
+PLUGIN_SECONDS = 300.0
+"""The device plugin advertises GPUs within this, drivers and all."""
+PRESSURES = (("DiskPressure", Reason.NODE_DISK_PRESSURE), ("MemoryPressure", Reason.NODE_MEMORY_PRESSURE))
 
 
-def _unschedulable(pod: Manifest) -> Cause | None:
-    scheduled = by_type(pod.get("status", {}).get("conditions") or ()).get("PodScheduled", {})
-    if scheduled.get("status") != "False":
+def machines(placed: Placement, resource: Resource, *, now: datetime) -> Finding:
+    """MachineReady: whether everything that had to be bought is there."""
+    failed = next((found for m in placed.machines if (found := _machine_failure(m, now=now))), None)
+    if failed is not None:
+        return failed
+    missing = placed.missing if resource.instance_type else 0
+    if missing > placed.to_buy:
+        return _held_up(placed)
+    if missing or not all(machine.ready for machine in placed.machines):
+        return _in_progress(placed, missing=missing, size=resource.instance_type, now=now)
+    have = len(placed.machines)
+    return passed(Reason.MACHINES_READY, f"{have} of {have} Machines are ready" if have else "no Machine is needed")
+
+
+def _held_up(placed: Placement) -> Finding:
+    """Why not all that is missing is asked for yet."""
+    if placed.leaving:
+        names = ", ".join(machine.name for machine in placed.leaving)
+        return wrong(Reason.MACHINE_TERMINATING, f"waits for Machine {names} to be gone; then another is asked for")
+    told = "a Machine was lost; another is asked for in half a minute"
+    return wrong(Reason.MACHINE_BACK_OFF, told, look_again=placed.back_off)
+
+
+def _in_progress(placed: Placement, *, missing: int, size: str, now: datetime) -> Finding:
+    """How far the Machines are, each in a few words, so that a display can follow.
+
+    One that is being asked for in this pass and one that nobody has answered yet are told alike.
+    """
+    silent = [machine for machine in placed.machines if not machine.conditions]
+    told = [_progress(machine) for machine in placed.machines if machine.conditions and not machine.ready]
+    if asked := missing + len(silent):
+        told.insert(0, f"{asked} Machine{'s' if asked > 1 else ''} of {size} {'are' if asked > 1 else 'is'} asked for")
+    left = min((ANSWER_SECONDS - _age(machine, now=now) for machine in silent), default=None)
+    return waiting(Reason.MACHINES_PENDING, "; ".join(told), look_again=None if left is None else left + 1)
+
+
+def _progress(machine: Machine) -> str:
+    step, state = _open_step(machine.conditions)
+    message = machine.conditions.get(step, {}).get("message", "")
+    return f"Machine {machine.name} ({machine.instance_type}) {state}" + (f": {message}" if message else "")
+
+
+def _open_step(conditions: Conditions) -> tuple[str, str]:
+    return next((step for step in STEPS if not is_true(conditions, step[0])), STEPS[-1])
+
+
+def _age(machine: Machine, *, now: datetime) -> float:
+    return (now - machine.created_at).total_seconds()
+
+
+def _machine_failure(machine: Machine, *, now: datetime) -> Finding | None:
+    what = f"Machine {machine.name} ({machine.instance_type})"
+    if not machine.conditions:
+        if _age(machine, now=now) < ANSWER_SECONDS:
+            return None
+        told = f"{what}: no provisioner has answered for 2 minutes"
+        return wrong(Reason.PROVISIONER_NOT_ANSWERING, told, cure="see whether gpu-provisioner is installed and runs")
+    condition = machine.conditions.get(_open_step(machine.conditions)[0], {})
+    if condition.get("status") != "False" or condition.get("reason", "") in PROGRESS:
         return None
-    return Cause("Unschedulable", f"pod {_name(pod)}: {scheduled.get('message', 'no node takes it')}")
+    reason, cure = MACHINE_FAILURES.get(condition["reason"], (Reason.MACHINE_FAILED, "see the Machine's status"))
+    return wrong(reason, f"{what}: {condition.get('message') or condition['reason']}", cure=cure)
 
 
-def _evicted(pod: Manifest) -> Cause | None:
-    status = pod.get("status", {})
-    if status.get("reason") != "Evicted":
+def nodes(placed: Placement, resource: Resource, *, gpus: int, now: datetime) -> Finding:
+    """ResourceReady: whether all nodes are there, Ready, and advertise the ``gpus`` that each is to give."""
+    have = len(placed.nodes)
+    if have < resource.count:
+        return _too_few(have, resource, gpus=gpus)
+    for node in placed.nodes:
+        if found := _node_trouble(node, gpus=gpus, now=now):
+            return found
+    return passed(Reason.NODES_READY, f"{have} of {resource.count} nodes are ready")
+
+
+def _too_few(have: int, resource: Resource, *, gpus: int) -> Finding:
+    if resource.instance_type:
+        return waiting(Reason.NODES_PENDING, f"{have} of {resource.count} nodes have joined")
+    with_gpus = f", have {gpus} free {labels.GPU_RESOURCE}" if gpus else ""
+    told = (
+        f"{have} of {resource.count} nodes are Ready, bear {_in_words(resource.label_selector)}{with_gpus} "
+        "and belong to no other Workspace"
+    )
+    return wrong(Reason.TOO_FEW_NODES, told, cure='label more nodes; with instanceType "" none are bought')
+
+
+def _in_words(selector: LabelSelector) -> str:
+    equal = [f"{key}={value}" for key, value in sorted(selector.match_labels.items())]
+    others = [
+        f"{e.key} {e.operator}" + (f" ({', '.join(e.values)})" if e.values else "") for e in selector.match_expressions
+    ]
+    return ", ".join([*equal, *others]) or "any labels"
+
+
+def _node_trouble(node: Node, *, gpus: int, now: datetime) -> Finding | None:
+    ready = node.conditions.get("Ready", {})
+    if not node.ready:
+        said = ready.get("message") or "its kubelet has not said anything yet"
+        return wrong(Reason.NODE_NOT_READY, f"Node {node.name} is not Ready: {said}")
+    for pressure, reason in PRESSURES:
+        if is_true(node.conditions, pressure):
+            said = node.conditions[pressure].get("message", "")
+            return wrong(reason, f"Node {node.name} has {pressure}: {said}", cure="free some, or take a larger one")
+    if node.gpus >= gpus:
         return None
-    return Cause("PodEvicted", f"pod {_name(pod)} was evicted: {status.get('message', '')}")
-
-
-def _cannot_start(pod: Manifest) -> Cause | None:
-    for container in _containers(pod):
-        waiting = container.get("state", {}).get("waiting", {})
-        if waiting.get("reason") in WAITING:
-            reason, todo = WAITING[waiting["reason"]]
-            return Cause(
-                reason,
-                f"pod {_name(pod)}: {waiting.get('message') or waiting['reason']}; {todo}",
-            )
-    return None
-
-
-def _out_of_memory(pod: Manifest) -> Cause | None:
-    for container in _containers(pod):
-        if _last_end(container).get("reason") == "OOMKilled":
-            told = f"container {container['name']} of pod {_name(pod)}: out of memory; take a larger instanceType"
-            return Cause("ContainerOOMKilled", told)
-    return None
-
-
-def _crashed(pod: Manifest) -> Cause | None:
-    for container in _containers(pod):
-        end = _last_end(container)
-        if end and end.get("exitCode", 0) != 0:
-            said = (end.get("message") or "").strip().splitlines()
-            last = f": {said[-1][:256]}" if said else f"; see kubectl logs --previous {_name(pod)}"
-            told = f"container {container['name']} of pod {_name(pod)} ended with exit code {end['exitCode']}{last}"
-            return Cause("ContainerCrashLoopBackOff", told)
-    return None
-
-
-POD_RULES: tuple[PodRule, ...] = (_evicted, _unschedulable, _cannot_start, _out_of_memory, _crashed)
-
-
-def _containers(pod: Manifest) -> list[Mapping[str, Any]]:
-    status = pod.get("status", {})
-    return [*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())]
-
-
-def _last_end(container: Mapping[str, Any]) -> Mapping[str, Any]:
-    """How it ended, if it is not running (well) again."""
-    if container.get("ready"):
-        return {}
-    now: Mapping[str, Any] = container.get("state", {}).get("terminated") or {}
-    return now or container.get("lastState", {}).get("terminated") or {}
-
-
-def _name(pod: Manifest) -> str:
-    name: str = pod["metadata"]["name"]
-    return name
+    told = f"Node {node.name} advertises {node.gpus} of {gpus} {labels.GPU_RESOURCE}"
+    since = moment(ready["lastTransitionTime"]) if "lastTransitionTime" in ready else node.created_at
+    left = PLUGIN_SECONDS - (now - since).total_seconds()
+    if left > 0:
+        return waiting(Reason.NODES_PENDING, told, look_again=left + 1)
+    return wrong(Reason.GPU_PLUGIN_MISSING, told, cure="install the NVIDIA device plugin, or see its logs")

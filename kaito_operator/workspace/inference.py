@@ -1,126 +1,106 @@
-"""The Deployment that serves a preset, pinned to the nodes that were reserved for it."""
+"""The Deployment that serves a preset: one replica on each node of the Workspace."""
 
+from dataclasses import dataclass
+from math import ceil
 from typing import Any
 
 from kaito_operator.api import labels
-from kaito_operator.api.workspace import Preset, Resource
+from kaito_operator.api.spec import Preset, Resource
+from kaito_operator.api.workspace import Workspace
 from kaito_operator.plan import Manifest
+from kaito_operator.workspace import children, pods
 from kaito_operator.workspace.images import Images
-from kaito_operator.workspace.observe import Observed
-from kaito_operator.workspace.services import HTTP_PORT, owned_metadata, standard_labels
+from kaito_operator.workspace.services import HTTP_PORT
 from presets.catalog import Model
 
-NOBODY = 65532
-WEIGHTS = "/workspace/weights"
-PROBE_SECONDS = 2
+COMPONENT = "inference"
+STARTUP_PERIOD = 2
+"""Seconds between looks while the model loads; a short one, for the first answer waits for it."""
+SLACK_SECONDS = 600
+"""What a rollout may take beyond loading the model: scheduling, and pulling an image of many GiB."""
 
 
-def deployment(
-    seen: Observed, *, resource: Resource, preset: Preset, model: Model, gpus: int, images: Images
-) -> Manifest:
-    """One replica a node; a rollout takes the old pod away first, for there is no spare GPU."""
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """A preset on its nodes. ``gpus`` are those of each node; 0 runs the model on the processors."""
+
+    preset: Preset
+    model: Model
+    resource: Resource
+    gpus: int
+
+
+def deployment(workspace: Workspace, serving: Serving, *, images: Images) -> Manifest:
+    """A rollout takes the old pod away first: there is no spare GPU."""
+    model = serving.model
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
-        "metadata": owned_metadata(seen),
+        "metadata": children.metadata(workspace, component=COMPONENT),
         "spec": {
-            "replicas": resource.count,
-            "selector": {"matchLabels": {labels.WORKSPACE: seen.key.name}},
+            "replicas": serving.resource.count,
+            "progressDeadlineSeconds": model.readiness_seconds + SLACK_SECONDS,
+            "selector": {"matchLabels": children.selector(workspace, component=COMPONENT)},
             "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}},
             "template": {
-                "metadata": {"labels": standard_labels(seen)},
-                "spec": _pod(seen, resource=resource, preset=preset, model=model, gpus=gpus, images=images),
+                "metadata": {"labels": children.standard_labels(workspace, component=COMPONENT)},
+                "spec": _pod(workspace, serving, images=images),
             },
         },
     }
 
 
-def _pod(
-    seen: Observed, *, resource: Resource, preset: Preset, model: Model, gpus: int, images: Images
-) -> dict[str, Any]:
-    options = preset.presetOptions
-    secrets = options.imagePullSecrets if preset.private and options else []
+def _pod(workspace: Workspace, serving: Serving, *, images: Images) -> dict[str, Any]:
+    options = serving.preset.preset_options
+    secrets = [{"name": name} for name in (options.image_pull_secrets if options else ())]
+    apart = children.selector(workspace, component=COMPONENT)
     return {
+        "affinity": pods.affinity(workspace, serving.resource.label_selector, apart=apart),
         "automountServiceAccountToken": False,
+        "containers": [_container(serving, images=images)],
         "enableServiceLinks": False,
-        "terminationGracePeriodSeconds": 40,
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": NOBODY,
-            "runAsGroup": NOBODY,
-            "fsGroup": NOBODY,
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
-        **({"imagePullSecrets": [{"name": name} for name in secrets]} if secrets else {}),
-        "affinity": _affinity(seen, resource),
-        "tolerations": [
-            {"key": "sku", "operator": "Equal", "value": "gpu", "effect": "NoSchedule"},
-            {"key": labels.GPU_RESOURCE, "operator": "Exists", "effect": "NoSchedule"},
-        ],
-        "containers": [_container(preset=preset, model=model, gpus=gpus, images=images)],
-        "volumes": [
-            {"name": "dshm", "emptyDir": {"medium": "Memory"}},
-            {"name": "tmp", "emptyDir": {}},
-        ],
+        **({"imagePullSecrets": secrets} if secrets else {}),
+        "securityContext": pods.pod_security(),
+        "terminationGracePeriodSeconds": 30,
+        "tolerations": pods.tolerations(),
+        "volumes": pods.volumes(),
     }
 
 
-def _container(*, preset: Preset, model: Model, gpus: int, images: Images) -> dict[str, Any]:
-    image = preset.presetOptions.image if preset.private and preset.presetOptions else images.preset(model.name)
-    arguments = {
-        "port": str(HTTP_PORT),
-        "pretrained_model_name_or_path": WEIGHTS,
-        "served_model_name": model.name,
-        **model.arguments,
-    }
+def _container(serving: Serving, *, images: Images) -> dict[str, Any]:
+    model = serving.model
     return {
-        "name": "inference",
-        "image": image,
-        "imagePullPolicy": "IfNotPresent",
+        "name": COMPONENT,
+        "image": images.of(serving.preset, model=model.name),
         "command": ["python", "-m", "inference_server"],
-        "args": [f"--{key}={value}" if value else f"--{key}" for key, value in sorted(arguments.items())],
+        "args": [f"--{key}={value}" for key, value in sorted(_arguments(model).items())],
+        "env": pods.environment(),
         "ports": [{"name": "http", "containerPort": HTTP_PORT, "protocol": "TCP"}],
-        **({"resources": {"requests": _gpus(gpus), "limits": _gpus(gpus)}} if gpus else {}),
+        "resources": _resources(serving),
         "startupProbe": {
-            **_probe("/readyz"),
-            "periodSeconds": PROBE_SECONDS,
-            "failureThreshold": model.readiness_seconds // PROBE_SECONDS,
+            **_asks("/readyz"),
+            "periodSeconds": STARTUP_PERIOD,
+            "failureThreshold": ceil(model.readiness_seconds / STARTUP_PERIOD),
         },
-        "readinessProbe": {**_probe("/readyz"), "periodSeconds": 5, "timeoutSeconds": 5},
-        "livenessProbe": {**_probe("/healthz"), "periodSeconds": 10, "timeoutSeconds": 10, "failureThreshold": 6},
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"]},
-        },
-        "volumeMounts": [
-            {"name": "dshm", "mountPath": "/dev/shm"},  # noqa: S108  (a mount of the pod's own)
-            {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108
-        ],
+        "readinessProbe": {**_asks("/readyz"), "periodSeconds": 5, "failureThreshold": 3},
+        "livenessProbe": {**_asks("/healthz"), "periodSeconds": 10, "failureThreshold": 6},
+        "securityContext": pods.container_security(),
+        "terminationMessagePolicy": "FallbackToLogsOnError",  # so that the status can quote why it ended
+        "volumeMounts": pods.volume_mounts(),
     }
 
 
-def _probe(path: str) -> dict[str, Any]:
-    return {"httpGet": {"path": path, "port": HTTP_PORT, "scheme": "HTTP"}}
+def _arguments(model: Model) -> dict[str, str]:
+    return {**model.arguments, "port": str(HTTP_PORT), "served_model_name": model.name}
 
 
-def _gpus(number: int) -> dict[str, str]:
-    return {labels.GPU_RESOURCE: str(number)}
+def _resources(serving: Serving) -> dict[str, Any]:
+    """All GPUs of the node; without any, the memory that the model needs."""
+    if not serving.gpus:
+        return {"requests": {"memory": f"{serving.model.total_memory_gib}Gi"}}
+    gpus = {labels.GPU_RESOURCE: str(serving.gpus)}
+    return {"requests": gpus, "limits": gpus}
 
 
-def _affinity(seen: Observed, resource: Resource) -> dict[str, Any]:
-    """Only nodes that bear the reservation and what the labelSelector asks for."""
-    required = {
-        labels.WORKSPACE: seen.key.name,
-        labels.WORKSPACE_NAMESPACE: seen.key.namespace,
-        **resource.labelSelector.matchLabels,
-    }
-    expressions = [
-        *({"key": key, "operator": "In", "values": [value]} for key, value in sorted(required.items())),
-        *(
-            {"key": r.key, "operator": r.operator, **({"values": r.values} if r.values else {})}
-            for r in resource.labelSelector.matchExpressions
-        ),
-    ]
-    terms = [{"matchExpressions": expressions}]
-    return {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}}
+def _asks(path: str) -> dict[str, Any]:
+    return {"httpGet": {"path": path, "port": HTTP_PORT}, "timeoutSeconds": 5}

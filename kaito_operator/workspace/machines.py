@@ -1,64 +1,84 @@
-"""The Machines a Workspace asks for: all that are missing at once, and never more than it wants nodes."""
+"""The Machines a Workspace asks for: what is missing at once, and never more than it wants nodes."""
 
 from hashlib import sha256
 
 from kaito_operator.api import labels
-from kaito_operator.api.workspace import Resource
-from kaito_operator.plan import Apply, Manifest
-from kaito_operator.workspace.observe import MachineSeen, NodeSeen, Observed
+from kaito_operator.api.kinds import MACHINE
+from kaito_operator.api.spec import Resource
+from kaito_operator.api.workspace import Workspace
+from kaito_operator.plan import Apply, Delete, Manifest, Ref
+from kaito_operator.workspace.nodes import reservation
+from kaito_operator.workspace.seen import Machine
 from presets.catalog import InstanceType, Model
 
 PROVISIONER = "default"
+FIRST_ATTEMPT = 1
+GPU_TAINT = {"key": "sku", "value": "gpu", "effect": "NoSchedule"}
 
 
 def machine_name(uid: str, *, slot: int, attempt: int) -> str:
-    """``ws`` and nine hex digits: a function of identity that is a legal agent pool name too (12 characters)."""
+    """A function of identity: asked for twice it is the same Machine, not a second one.
+
+    Agent pools have the Machine's name, and AKS allows them 12 characters.
+    """
     return "ws" + sha256(f"{uid}/{slot}/{attempt}".encode()).hexdigest()[:9]
 
 
-def missing(
-    resource: Resource, seen: Observed, *, nodes: list[NodeSeen], size: InstanceType | None, model: Model
+def kept(machines: tuple[Machine, ...], *, count: int, uid: str) -> tuple[Machine, ...]:
+    """The Machines that stay: at most ``count``, our own first, then those that are ready.
+
+    There can be others: of an earlier Workspace of the name whose finalizer somebody forced off, or of KAITO. They are
+    paid for, so they are used as long as there is a place for them.
+    """
+    alive = [machine for machine in machines if not machine.deleting]
+    return tuple(sorted(alive, key=lambda m: (m.owner_uid != uid, not m.ready, m.name))[:count])
+
+
+def buying(
+    workspace: Workspace,
+    resource: Resource,
+    seen: tuple[Machine, ...],
+    *,
+    number: int,
+    size: InstanceType,
+    model: Model,
 ) -> tuple[Apply, ...]:
-    """The Machines still to be asked for. None for a Workspace that brings its own nodes."""
-    if not resource.instanceType:
-        return ()
-    used = {node.name for node in nodes}
-    alive = [machine for machine in seen.machines if not machine.deleting]
-    pending = [machine for machine in alive if machine.node not in used]
-    wanted = resource.count - len(nodes) - len(pending)
-    free = (slot for slot in range(resource.count + len(seen.machines)) if slot not in {m.slot for m in alive})
+    """Asks for so many Machines, in slots that none has; one that is on its way out has its slot until it is gone."""
+    taken = {machine.name for machine in seen}
+    named = {slot: machine_name(workspace.uid, slot=slot, attempt=FIRST_ATTEMPT) for slot in range(resource.count)}
+    free = [slot for slot, name in named.items() if name not in taken][:number]
     return tuple(
-        Apply(
-            machine(resource, seen, slot=slot, attempt=_attempt(slot, seen.machines), size=size, model=model), buys=True
-        )
-        for slot, _ in zip(free, range(wanted), strict=False)
+        Apply(_machine(workspace, resource, slot=slot, attempt=FIRST_ATTEMPT, size=size, model=model), buys=True)
+        for slot in free
     )
 
 
-def _attempt(slot: int, machines: tuple[MachineSeen, ...]) -> int:
-    """One more than any Machine that is on its way out of this slot."""
-    return 1 + max((m.attempt for m in machines if m.slot == slot), default=0)
+def giving_up(machines: tuple[Machine, ...]) -> tuple[Delete, ...]:
+    """Deletes those that are not being deleted yet."""
+    return tuple(
+        Delete(Ref(MACHINE.api_version, MACHINE.kind, machine.name), machine.uid, gives_up=True)
+        for machine in machines
+        if not machine.deleting
+    )
 
 
-def machine(
-    resource: Resource, seen: Observed, *, slot: int, attempt: int, size: InstanceType | None, model: Model
+def _machine(
+    workspace: Workspace, resource: Resource, *, slot: int, attempt: int, size: InstanceType, model: Model
 ) -> Manifest:
-    """A Karpenter Machine as KAITO 0.3 writes it."""
-    name = machine_name(seen.subject.uid, slot=slot, attempt=attempt)
-    gpu = size is None or size.gpus > 0
+    """As KAITO 0.3 writes it; the annotations are ours."""
+    name = machine_name(workspace.uid, slot=slot, attempt=attempt)
     return {
-        "apiVersion": "karpenter.sh/v1alpha5",
-        "kind": "Machine",
+        "apiVersion": MACHINE.api_version,
+        "kind": MACHINE.kind,
         "metadata": {
             "name": name,
             "labels": {
-                **resource.labelSelector.matchLabels,
+                **resource.label_selector.match_labels,
                 labels.PROVISIONER_NAME: PROVISIONER,
-                labels.WORKSPACE: seen.key.name,
-                labels.WORKSPACE_NAMESPACE: seen.key.namespace,
+                **reservation(workspace.key),
             },
             "annotations": {
-                labels.WORKSPACE_UID: seen.subject.uid,
+                labels.WORKSPACE_UID: workspace.uid,
                 labels.SLOT: str(slot),
                 labels.ATTEMPT: str(attempt),
             },
@@ -66,13 +86,13 @@ def machine(
         "spec": {
             "machineTemplateRef": {"name": name},
             "requirements": [
-                {"key": labels.INSTANCE_TYPE, "operator": "In", "values": [resource.instanceType]},
+                {"key": labels.INSTANCE_TYPE, "operator": "In", "values": [size.name]},
                 {"key": labels.PROVISIONER_NAME, "operator": "In", "values": [PROVISIONER]},
-                {"key": labels.MACHINE_TYPE, "operator": "In", "values": ["gpu" if gpu else "cpu"]},
+                {"key": labels.MACHINE_TYPE, "operator": "In", "values": ["gpu" if size.gpus else "cpu"]},
                 {"key": labels.ARCH, "operator": "In", "values": ["amd64"]},
                 {"key": labels.OS, "operator": "In", "values": ["linux"]},
             ],
             "resources": {"requests": {"storage": f"{model.disk_gib}Gi"}},
-            **({"taints": [{"key": "sku", "value": "gpu", "effect": "NoSchedule"}]} if gpu else {}),
+            **({"taints": [GPU_TAINT]} if size.gpus else {}),
         },
     }

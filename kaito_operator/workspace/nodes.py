@@ -1,76 +1,71 @@
-"""Which nodes a Workspace uses: those that fit, best first, the same ones each time it is asked."""
+"""Which nodes a Workspace uses, and the labels that keep other Workspaces off them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 from kaito_operator.api import labels
-from kaito_operator.api.workspace import LabelSelector, Requirement, Resource
+from kaito_operator.api.selectors import matches
+from kaito_operator.api.spec import Resource
 from kaito_operator.plan import Apply, Key, Manifest
-from kaito_operator.workspace.observe import NodeSeen, Observed
+from kaito_operator.workspace.seen import Node, Taint
+
+TOLERATED = (("sku", "gpu"), (labels.GPU_RESOURCE, None))
+"""Taints that our pods tolerate, with their value; None is any."""
+SOFT = "PreferNoSchedule"
 
 
-def usable(resource: Resource, nodes: Sequence[NodeSeen], *, key: Key) -> list[NodeSeen]:
-    """The nodes that may be used, in no order: ready, of the size, matching, and nobody else's."""
-    return [
-        node
-        for node in nodes
-        if node.ready
-        and not node.deleting
-        and node.reserved_for in (None, key)
-        and _of_size(node, resource.instanceType)
-        and matches(resource.labelSelector, node.labels)
-    ]
+def chosen(nodes: Iterable[Node], *, resource: Resource, key: Key, places: int, worked_on: Sequence[str]) -> list[Node]:
+    """The nodes that fill ``places``, best first, of those that were not bought.
+
+    Held ones stay, also while they are not Ready: a kubelet that restarts is no reason to move a model, let alone to
+    buy. Free ones come after: preferred ones, those that status.workerNodes names, then by name.
+    """
+    held = [n for n in nodes if n.holder == key and not n.deleting and _fits(n, resource)]
+    free = [n for n in nodes if n.holder is None and _usable(n) and _fits(n, resource)]
+
+    def rank(node: Node) -> tuple[bool, bool, bool, str]:
+        return (node.holder is None, node.name not in resource.preferred_nodes, node.name not in worked_on, node.name)
+
+    return sorted([*held, *free], key=rank)[:places]
 
 
-def chosen(resource: Resource, seen: Observed) -> list[NodeSeen]:
-    """At most ``count`` nodes: preferred ones first, then those in use, then our own purchases, then by name."""
-    before = set(seen.status.get("workerNodes") or ())
-    preferred = set(resource.preferredNodes)
-
-    def rank(node: NodeSeen) -> tuple[bool, bool, bool, str]:
-        return (node.name not in preferred, node.name not in before, node.reserved_for != seen.key, node.name)
-
-    return sorted(usable(resource, seen.nodes, key=seen.key), key=rank)[: resource.count]
+def _fits(node: Node, resource: Resource) -> bool:
+    """Whether it is of the size and has the labels. Any size will do for instanceType ""."""
+    size = node.labels.get(labels.INSTANCE_TYPE, "")
+    of_size = not resource.instance_type or size.lower() == resource.instance_type.lower()
+    return of_size and matches(resource.label_selector, node.labels)
 
 
-def matches(selector: LabelSelector, found: Mapping[str, str]) -> bool:
-    """Whether labels meet matchLabels and matchExpressions, as Kubernetes reads them."""
-    return all(found.get(key) == value for key, value in selector.matchLabels.items()) and all(
-        _meets(requirement, found.get(requirement.key)) for requirement in selector.matchExpressions
-    )
+def _usable(node: Node) -> bool:
+    """Whether our pods would run there now."""
+    kept_off = any(taint.effect != SOFT and not _tolerated(taint) for taint in node.taints)
+    return node.ready and not node.deleting and not node.unschedulable and not kept_off
 
 
-def _meets(requirement: Requirement, value: str | None) -> bool:
-    match requirement.operator:
-        case "In":
-            return value in requirement.values
-        case "NotIn":
-            return value not in requirement.values
-        case "Exists":
-            return value is not None
-        case "DoesNotExist":
-            return value is None
+def _tolerated(taint: Taint) -> bool:
+    return any(taint.key == key and value in (None, taint.value) for key, value in TOLERATED)
 
 
-def _of_size(node: NodeSeen, instance_type: str) -> bool:
-    """ "" takes any size: these are the user's own nodes."""
-    return not instance_type or node.labels.get(labels.INSTANCE_TYPE, "").lower() == instance_type.lower()
-
-
-def reservations(nodes: Sequence[NodeSeen], *, key: Key) -> tuple[Apply, ...]:
-    """Labels for the chosen nodes that do not bear them yet, so that no other Workspace takes them."""
-    return tuple(Apply(_labelled(node, _reserving(key)), uid=node.uid) for node in nodes if node.reserved_for is None)
-
-
-def releases(nodes: Sequence[NodeSeen], *, key: Key) -> tuple[Apply, ...]:
-    """Takes our labels off again: server-side apply removes what its manager no longer sends."""
-    return tuple(
-        Apply(_labelled(node, {}), uid=node.uid) for node in nodes if node.reserved_by_us and node.reserved_for == key
-    )
-
-
-def _reserving(key: Key) -> dict[str, str]:
+def reservation(key: Key) -> dict[str, str]:
+    """The labels of a node that a Workspace holds."""
     return {labels.WORKSPACE: key.name, labels.WORKSPACE_NAMESPACE: key.namespace}
 
 
-def _labelled(node: NodeSeen, wanted: dict[str, str]) -> Manifest:
-    return {"apiVersion": "v1", "kind": "Node", "metadata": {"name": node.name, "labels": wanted}}
+def reserving(nodes: Iterable[Node], *, key: Key) -> tuple[Apply, ...]:
+    """Puts the reservation on those without; their resourceVersion lets only the first of two Workspaces win."""
+    return tuple(
+        Apply(_labelled(node, reservation(key), resource_version=node.resource_version), uid=node.uid)
+        for node in nodes
+        if node.holder is None
+    )
+
+
+def releasing(nodes: Iterable[Node], *, key: Key) -> tuple[Apply, ...]:
+    """Takes our reservation off: an apply takes away what its manager no longer sends."""
+    return tuple(
+        Apply(_labelled(node, {}), uid=node.uid) for node in nodes if node.holder == key and node.labelled_by_us
+    )
+
+
+def _labelled(node: Node, reserved: dict[str, str], *, resource_version: str = "") -> Manifest:
+    version = {"resourceVersion": resource_version} if resource_version else {}
+    return {"apiVersion": "v1", "kind": "Node", "metadata": {"name": node.name, **version, "labels": reserved}}

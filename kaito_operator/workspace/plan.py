@@ -1,200 +1,143 @@
-"""What one Workspace needs next: an ordered list of gates. The first that is not passed names condition and cause."""
+"""What one Workspace needs next: gates in their order.
 
-import dataclasses
-from datetime import datetime, timedelta
+Deleted? Mistaken? Carried out at all? Machines there? Nodes ready? Workload as wanted? Model answering? The first gate
+that is closed names condition, reason and message; what is wanted up to there is written all the same.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
 
 from kaito_operator.api import labels
-from kaito_operator.api.conditions import Condition
-from kaito_operator.api.kinds import MACHINE
+from kaito_operator.api.problems import Problem, listed
+from kaito_operator.api.reasons import ConditionType, Reason
+from kaito_operator.api.spec import Preset, Resource
 from kaito_operator.api.validation import problems
-from kaito_operator.api.workspace import Preset, Resource, Workspace
-from kaito_operator.plan import Apply, Delete, Finalizer, Manifest, Plan, Ref, Selection
-from kaito_operator.workspace import diagnosis, inference, machines, nodes, services, status
-from kaito_operator.workspace.diagnosis import Cause
-from kaito_operator.workspace.drift import holds
+from kaito_operator.api.workspace import Workspace
+from kaito_operator.plan import Apply, Delete, Finalizer, Plan
+from kaito_operator.workspace import children, diagnosis, inference, machines, nodes, pod_diagnosis, services, status
+from kaito_operator.workspace.farewell import farewell
+from kaito_operator.workspace.finding import Finding, waits_for, wrong
 from kaito_operator.workspace.images import Images
-from kaito_operator.workspace.observe import NodeSeen, Observed, owned_by
-from kaito_operator.workspace.status import Told
-from presets.catalog import Catalog
+from kaito_operator.workspace.inference import COMPONENT, Serving
+from kaito_operator.workspace.observe import Observed
+from kaito_operator.workspace.placement import Placement, placement
+from kaito_operator.workspace.seen import Node
+from kaito_operator.workspace.status import Standing
+from kaito_operator.workspace.support import served_preset
+from presets.catalog import Catalog, InstanceType, Model
 
 
 def plan(seen: Observed, now: datetime, *, catalog: Catalog, images: Images) -> Plan:
-    """The next writes for one Workspace; empty when all is as wanted."""
-    if seen.subject.deleting:
-        return _deleting(seen, now)
-    if isinstance(seen.spec, tuple):
-        return _stopped(seen, Cause("Invalid", "; ".join(map(str, seen.spec))), now)
-    if found := problems(seen.spec, name=seen.key.name, catalog=catalog):
-        return _stopped(seen, Cause(found[0].reason, "; ".join(map(str, found))), now)
-    wanted = _preset(seen.spec)
-    if isinstance(wanted, Cause):
-        return _stopped(seen, wanted, now)
-    return _serving(seen, *wanted, now, catalog=catalog, images=images)
+    """The next writes; none if all is as wanted."""
+    workspace, body = seen.workspace, seen.workspace.body
+    if workspace.deleted_at is not None:
+        return farewell(seen, deleted_at=workspace.deleted_at, now=now)
+    found = problems(workspace, catalog=catalog)
+    if found or body is None:
+        return _reported(workspace, status.stopped(_mistaken(found)), now=now)
+    preset = served_preset(body, catalog=catalog)
+    if isinstance(preset, str):
+        return _reported(workspace, status.stopped(wrong(Reason.NOT_YET_SUPPORTED, preset)), now=now)
+    return _serving(seen, body.resource, preset, now=now, catalog=catalog, images=images)
 
 
-def _preset(workspace: Workspace) -> tuple[Resource, Preset] | Cause:
-    """The part of the API that is carried out; the rest is accepted and says so."""
-    if workspace.tuning is not None:
-        return Cause("NotYetSupported", "tuning is not carried out by this version yet")
-    if workspace.inference is None or workspace.inference.preset is None or workspace.resource is None:
-        return Cause("NotYetSupported", "inference.template is not carried out by this version yet")
-    if workspace.inference.adapters:
-        return Cause("NotYetSupported", "inference.adapters are not carried out by this version yet")
-    return workspace.resource, workspace.inference.preset
+def _mistaken(found: Sequence[Problem]) -> Finding:
+    reasons = {each.reason for each in found}
+    return wrong(reasons.pop() if len(reasons) == 1 else Reason.INVALID, listed(found))
 
 
 def _serving(
-    seen: Observed, resource: Resource, preset: Preset, now: datetime, *, catalog: Catalog, images: Images
+    seen: Observed, resource: Resource, preset: Preset, *, now: datetime, catalog: Catalog, images: Images
 ) -> Plan:
-    model, size = catalog.model(preset.name), catalog.instance_type(resource.instanceType)
-    used = nodes.chosen(resource, seen)
-    buying = machines.missing(resource, seen, nodes=used, size=size, model=model)
-    gpus = (size.gpus if size else model.gpus) if not _on_processors(size, used) else 0
-    names = tuple(node.name for node in used)
-    told = Told(0, nodes=names, wanted_nodes=resource.count)
-    apply = (*buying, *nodes.reservations(used, key=seen.key))
-    if len(used) < resource.count:
-        return _plan(
-            seen, dataclasses.replace(told, cause=_too_few(seen, resource, used, len(buying))), now, apply=apply
-        )
-    if gpus and any(node.gpus == 0 for node in used):
-        return _plan(seen, dataclasses.replace(told, passed=1, cause=diagnosis.gpus(used)), now, apply=apply)
+    """Machines, then nodes, then the workload on them, then its answer."""
+    workspace, model = seen.workspace, catalog.model(preset.name)
+    size = catalog.instance_type(resource.instance_type)
+    placed = placement(seen, resource, gpus=0 if size or model.cpu else model.gpus, now=now)
+    serving = Serving(preset, model, resource, gpus=_gpus(model, size, placed.nodes))
+    machine = diagnosis.machines(placed, resource, now=now)
+    ready = diagnosis.nodes(placed, resource, gpus=serving.gpus, now=now)
+    standing = Standing(
+        machine=machine,
+        resource=ready if machine.passed else waits_for(ConditionType.MACHINE_READY),
+        inference=_inference(seen, resource, now=now, begun=machine.passed and ready.passed),
+        nodes=tuple(node.name for node in placed.nodes),
+        wanted_nodes=resource.count,
+        endpoint=services.endpoint(seen.service),
+    )
+    apply = (
+        *_bought(seen, placed, resource, size=size, model=model),
+        *nodes.reserving(placed.nodes, key=workspace.key),
+        *nodes.releasing(placed.released, key=workspace.key),
+        *(_workload(seen, serving, images=images) if standing.resource.passed or seen.deployment else ()),
+    )
+    return _reported(workspace, standing, apply=apply, delete=machines.giving_up(placed.surplus), now=now)
+
+
+def _gpus(model: Model, size: InstanceType | None, used: Sequence[Node]) -> int:
+    """GPUs that each node gives. On nodes of the user's own: what the model needs, or none if it can do without."""
+    if size is not None:
+        return size.gpus
+    on_processors = model.cpu and not (used and all(node.has_gpus for node in used))
+    return 0 if on_processors else model.gpus
+
+
+def _bought(
+    seen: Observed, placed: Placement, resource: Resource, *, size: InstanceType | None, model: Model
+) -> tuple[Apply, ...]:
+    """What is missing is asked for at once. Without a size nothing ever is."""
+    if size is None:
+        return ()
+    return machines.buying(seen.workspace, resource, seen.machines, number=placed.to_buy, size=size, model=model)
+
+
+def _workload(seen: Observed, serving: Serving, *, images: Images) -> tuple[Apply, ...]:
+    """Service and Deployment, where they do not say what is wanted. What belongs to others is left alone."""
     wanted = (
-        inference.deployment(seen, resource=resource, preset=preset, model=model, gpus=gpus, images=images),
-        services.service(seen),
+        (services.service(seen.workspace, component=COMPONENT), seen.service),
+        (inference.deployment(seen.workspace, serving, images=images), seen.deployment),
     )
-    if taken := _name_taken(seen):
-        return _plan(seen, dataclasses.replace(told, passed=2, cause=taken), now, apply=apply)
-    apply += _differing(seen, wanted)
-    told = dataclasses.replace(told, passed=2, endpoint=services.endpoint(seen))
-    if not _available(seen.deployment):
-        return _plan(seen, dataclasses.replace(told, cause=diagnosis.pods(seen.pods)), now, apply=apply)
-    return _plan(seen, dataclasses.replace(told, passed=3), now, apply=apply)
+    taken = {each["kind"] for each in seen.foreign}
+    free = ((manifest, found) for manifest, found in wanted if manifest["kind"] not in taken)
+    return tuple(step for manifest, found in free for step in children.applying(manifest, seen=found))
 
 
-def _on_processors(size: object, used: list[NodeSeen]) -> bool:
-    """Whether the model runs without a GPU: on a size that has none, or on own nodes that advertise none."""
-    has_gpus = getattr(size, "gpus", None)
-    return has_gpus == 0 if has_gpus is not None else bool(used) and all(node.gpus == 0 for node in used)
+def _inference(seen: Observed, resource: Resource, *, now: datetime, begun: bool) -> Finding:
+    """Worked out from the pods as long as there is a Deployment, whatever became of the nodes."""
+    if seen.foreign:
+        names = " and ".join(f"{each['kind']} {each['metadata']['name']}" for each in seen.foreign)
+        told = f"{names} is there already and does not belong to this Workspace"
+        return wrong(Reason.NAME_TAKEN, told, cure="rename one of them")
+    if seen.deployment is None and not begun:
+        return waits_for(ConditionType.RESOURCE_READY)
+    pods = [pod for pod in seen.pods if pod.component == COMPONENT]
+    return pod_diagnosis.inference(seen.deployment, pods, count=resource.count, now=now)
 
 
-def _too_few(seen: Observed, resource: Resource, used: list[NodeSeen], missing: int) -> Cause:
-    if resource.instanceType:
-        return diagnosis.machines(seen.machines, missing=missing)
-    selector = resource.labelSelector
-    wanted = [*(f"{k}={v}" for k, v in selector.matchLabels.items()), *(r.key for r in selector.matchExpressions)]
-    return diagnosis.own_nodes(have=len(used), want=resource.count, selector=", ".join(wanted) or "any label")
-
-
-def _name_taken(seen: Observed) -> Cause | None:
-    """An object of our name that is not ours is never touched."""
-    for found in (seen.deployment, seen.service):
-        if found is not None and not owned_by(found, seen.subject.uid):
-            told = (
-                f"there is a {found['kind']} {seen.key.name} that does not belong to this Workspace; rename one of them"
-            )
-            return Cause("NameTaken", told)
-    return None
-
-
-def _differing(seen: Observed, wanted: tuple[Manifest, ...]) -> tuple[Apply, ...]:
-    """Applies for what is not there, and for what no longer says what we want it to say."""
-    found = {"Deployment": seen.deployment, "Service": seen.service}
-    out = []
-    for manifest in wanted:
-        present = found[manifest["kind"]]
-        if present is None:
-            out.append(Apply(manifest))
-        elif not holds(present, manifest):
-            out.append(Apply(manifest, uid=present["metadata"]["uid"]))
-    return tuple(out)
-
-
-def _available(deployment: Manifest | None) -> bool:
-    """All replicas of the wanted generation are up; never a latch."""
-    if deployment is None:
-        return False
-    found, wanted = deployment.get("status") or {}, deployment["spec"].get("replicas", 1)
-    return bool(
-        found.get("observedGeneration", 0) >= deployment["metadata"].get("generation", 0)
-        and found.get("updatedReplicas", 0) == wanted
-        and found.get("readyReplicas", 0) == wanted
-        and found.get("replicas", 0) == wanted
-    )
-
-
-def _stopped(seen: Observed, cause: Cause, now: datetime) -> Plan:
-    """Nothing is bought and nothing is taken away until the spec is mended."""
-    return _plan(seen, Told(0, cause=cause), now, apply=(), finalizer=Finalizer.KEEP)
-
-
-def _plan(
-    seen: Observed, told: Told, now: datetime, *, apply: tuple[Apply, ...], finalizer: Finalizer | None = None
-) -> Plan:
-    if finalizer is None:
-        finalizer = Finalizer.KEEP if seen.has_finalizer else Finalizer.ADD
-    report = status.report(seen, told, now=now)
-    return Plan(
-        seen.subject,
-        finalizer=finalizer,
-        apply=apply,
-        report=report,
-        events=status.events(seen, told) if report else (),
-    )
-
-
-DRAIN = timedelta(seconds=90)
-"""How long pods may take to end before their machines are taken away from under them: their grace and as much again."""
-
-
-def _deleting(seen: Observed, now: datetime) -> Plan:
-    """First the workload ends in peace, then the Machines go, and our finalizer leaves when nothing is left."""
-    release = nodes.releases(seen.nodes, key=seen.key)
-    if not seen.has_finalizer:
-        return Plan(seen.subject, apply=release)
-    ours = [o for o in (seen.deployment, seen.service) if o is not None and owned_by(o, seen.subject.uid)]
-    ending = _ending(seen, now)
-    if ours or ending:
-        workload = tuple(_delete(o) for o in ours if "deletionTimestamp" not in o["metadata"])
-        left = [f"{o['kind']} {seen.key.name}" for o in ours] + [f"pod {pod['metadata']['name']}" for pod in ending]
-        return _waiting_for(seen, left, now, apply=(), delete=workload, look_again=5.0)
-    if seen.machines or release:
-        machines = tuple(
-            Delete(Ref(MACHINE.api_version, MACHINE.kind, machine.name), machine.uid, gives_up=True)
-            for machine in seen.machines
-            if not machine.deleting
-        )
-        left = [f"Machine {machine.name}" for machine in seen.machines]
-        return _waiting_for(seen, left, now, apply=release, delete=machines)
-    owned = {labels.WORKSPACE: seen.key.name, labels.WORKSPACE_NAMESPACE: seen.key.namespace}
-    selection = Selection(MACHINE.api_version, MACHINE.kind, owned)
-    return Plan(seen.subject, finalizer=Finalizer.DROP, gone_in_cluster=(selection,))
-
-
-def _ending(seen: Observed, now: datetime) -> list[Manifest]:
-    """Pods that still end on living nodes; those of a dead node would end never, and nobody waits for ever."""
-    alive = {node.name for node in seen.nodes if node.ready}
-    if seen.deleted_at is not None and now - seen.deleted_at > DRAIN:
-        return []
-    return [pod for pod in seen.pods if pod["spec"].get("nodeName") in alive]
-
-
-def _waiting_for(
-    seen: Observed,
-    left: list[str],
-    now: datetime,
+def _reported(
+    workspace: Workspace,
+    standing: Standing,
     *,
-    apply: tuple[Apply, ...],
-    delete: tuple[Delete, ...],
-    look_again: float | None = None,
+    now: datetime,
+    apply: tuple[Apply, ...] = (),
+    delete: tuple[Delete, ...] = (),
 ) -> Plan:
-    """A step of the deletion, with what it waits for."""
-    waiting = f"waiting for {', '.join(left)} to go"
-    deleting = Condition("WorkspaceDeleting", "True", "workspaceDeleted", waiting)
-    told = Told(0, cause=Cause("workspaceDeleted", f"deleting; {waiting}"), extra=(deleting,))
-    report = status.report(seen, told, now=now)
-    return Plan(seen.subject, apply=apply, delete=delete, report=report, look_again=look_again)
-
-
-def _delete(manifest: Manifest) -> Delete:
-    return Delete(Ref.of(manifest), manifest["metadata"]["uid"])
+    """The plan with its status. A Workspace that is not worked on gets no finalizer: there is nothing to tidy up."""
+    wanted = status.conditions(standing)
+    report = status.report(
+        workspace,
+        wanted,
+        nodes=standing.nodes,
+        wanted_nodes=standing.wanted_nodes,
+        endpoint=standing.endpoint,
+        now=now,
+    )
+    bare = standing.stopped is None and labels.WORKSPACE_FINALIZER not in workspace.finalizers
+    return Plan(
+        workspace.subject,
+        finalizer=Finalizer.ADD if bare else Finalizer.KEEP,
+        apply=apply,
+        delete=delete,
+        report=report,
+        events=status.events(workspace, wanted) if report else (),
+        look_again=standing.look_again,
+    )

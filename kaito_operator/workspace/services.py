@@ -1,23 +1,25 @@
-"""The Service of a Workspace: 80 for HTTP, 29500 for torch, a LoadBalancer where the annotation says so."""
+"""The Service of a Workspace: its name, port 80 for HTTP and 29500 for torch."""
 
-from kaito_operator.api import labels
+from collections.abc import Mapping
+from typing import Any
+
+from kaito_operator.api.workspace import Workspace
 from kaito_operator.plan import Manifest
-from kaito_operator.workspace.observe import Observed
+from kaito_operator.workspace import children
 
 HTTP_PORT = 5000
 TORCH_PORT = 29500
 
 
-def service(seen: Observed) -> Manifest:
-    """Reaches the pods of the Workspace."""
-    balanced = seen.annotations.get(labels.ENABLE_LB, "").lower() == "true"
+def service(workspace: Workspace, *, component: str) -> Manifest:
+    """Leads to the pods of one workload; a load balancer where the annotation asks for one."""
     return {
         "apiVersion": "v1",
         "kind": "Service",
-        "metadata": owned_metadata(seen),
+        "metadata": children.metadata(workspace, component=component),
         "spec": {
-            "type": "LoadBalancer" if balanced else "ClusterIP",
-            "selector": {labels.WORKSPACE: seen.key.name},
+            "type": "LoadBalancer" if workspace.load_balanced else "ClusterIP",
+            "selector": children.selector(workspace, component=component),
             "ports": [
                 {"name": "http", "protocol": "TCP", "port": 80, "targetPort": HTTP_PORT},
                 {"name": "torch", "protocol": "TCP", "port": TORCH_PORT, "targetPort": TORCH_PORT},
@@ -26,35 +28,16 @@ def service(seen: Observed) -> Manifest:
     }
 
 
-def endpoint(seen: Observed) -> str:
-    """Where the model answers, for those inside the cluster."""
-    return f"http://{seen.key.name}.{seen.key.namespace}.svc/chat"
+def endpoint(service: Manifest | None) -> str:
+    """Where the model answers: at the load balancer, else at the ClusterIP, which needs no DNS. "" if nowhere yet."""
+    if service is None:
+        return ""
+    balancer = (service.get("status") or {}).get("loadBalancer") or {}
+    outside = [_address(entry) for entry in balancer.get("ingress") or ()]
+    inside = service.get("spec", {}).get("clusterIP", "")
+    address = next(filter(None, outside), "" if inside == "None" else inside)
+    return f"http://[{address}]" if ":" in address else f"http://{address}" if address else ""
 
 
-def owned_metadata(seen: Observed) -> Manifest:
-    """Name, labels and controller of a namespaced object that goes with its Workspace."""
-    return {
-        "name": seen.key.name,
-        "namespace": seen.key.namespace,
-        "labels": standard_labels(seen),
-        "ownerReferences": [
-            {
-                "apiVersion": seen.subject.ref.api_version,
-                "kind": seen.subject.ref.kind,
-                "name": seen.key.name,
-                "uid": seen.subject.uid,
-                "controller": True,
-                "blockOwnerDeletion": True,
-            }
-        ],
-    }
-
-
-def standard_labels(seen: Observed) -> dict[str, str]:
-    """By which people and we ourselves find what belongs to a Workspace."""
-    return {
-        labels.WORKSPACE: seen.key.name,
-        labels.APP_NAME: "kaito-inference",
-        labels.APP_INSTANCE: seen.key.name,
-        labels.APP_MANAGED_BY: labels.WORKSPACE_MANAGER,
-    }
+def _address(ingress: Mapping[str, Any]) -> str:
+    return str(ingress.get("ip") or ingress.get("hostname") or "")

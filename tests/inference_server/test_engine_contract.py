@@ -20,12 +20,13 @@ from inference_server.engines.engine import (
     Ready,
     Stopped,
 )
+from inference_server.engines.native_engine import NativeEngine
 from inference_server.engines.transformers_engine import TransformersEngine
 from inference_server.settings import Settings
 from tests.support.cluster import eventually
 from tests.support.tiny_model import CONTEXT
 
-MADE: dict[str, Callable[[Settings], Engine]] = {"transformers": TransformersEngine}
+MADE: dict[str, Callable[[Settings], Engine]] = {"transformers": TransformersEngine, "native": NativeEngine}
 PROMPT = (10, 20, 30, 40)
 GREEDY = {"do_sample": False}
 
@@ -85,11 +86,18 @@ async def test_a_token_that_ends_the_sequence_ends_it(engine: Engine, tiny_model
     assert found == {0: (tokens[: tokens.index(end) + 1], "stop")}
 
 
-async def test_several_sequences_each_have_their_own_end(engine: Engine, tiny_model: Path) -> None:
+@pytest.mark.parametrize("engine", ["transformers"], indirect=True)  # the native engine has no beams, and says so
+async def test_several_beams_each_have_their_own_end(engine: Engine, tiny_model: Path) -> None:
     options = {**GREEDY, "num_beams": 3, "num_return_sequences": 2}
     wanted = reference(tiny_model, max_new_tokens=6, **options)
     found = await generated(engine, Generation(PROMPT, 6, options))
     assert found == {number: (tokens, "length") for number, tokens in enumerate(wanted)}
+
+
+async def test_sampled_sequences_come_as_many_as_were_asked_for(engine: Engine) -> None:
+    found = await generated(engine, Generation(PROMPT, 6, {"do_sample": True, "top_k": 5, "num_return_sequences": 3}))
+    assert sorted(found) == [0, 1, 2]
+    assert all(1 <= len(tokens) <= 6 for tokens, _ in found.values())
 
 
 async def test_options_that_contradict_each_other_fail_this_request_alone(engine: Engine, tiny_model: Path) -> None:

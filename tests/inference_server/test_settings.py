@@ -3,6 +3,7 @@
 import pytest
 
 from inference_server.engines.choice import NoSuchEngine, choose
+from inference_server.engines.native_engine import NativeEngine
 from inference_server.engines.transformers_engine import TransformersEngine
 from inference_server.settings import WITHOUT_EFFECT, Settings, parse
 
@@ -84,8 +85,13 @@ def test_the_choice_of_an_engine_is_one_line(engine: str) -> None:
     assert lines[0].startswith("engine transformers (")
 
 
-@pytest.mark.parametrize("engine", ["native", "vllm"])
-def test_an_engine_that_is_not_there_is_said_so(engine: str) -> None:
+def test_the_native_engine_is_chosen_when_asked_for() -> None:
     lines: list[str] = []
-    with pytest.raises(NoSuchEngine, match=f"--engine={engine} is not in this version; use auto or transformers"):
-        choose(Settings.model_validate({"engine": engine}), say=lines.append)
+    assert isinstance(choose(Settings(engine="native"), say=lines.append), NativeEngine)
+    assert lines == ["engine native (asked for), requests batched continuously"]
+
+
+def test_an_engine_that_is_not_there_is_said_so() -> None:
+    lines: list[str] = []
+    with pytest.raises(NoSuchEngine, match="--engine=vllm is not in this version; use auto, native or transformers"):
+        choose(Settings(engine="vllm"), say=lines.append)

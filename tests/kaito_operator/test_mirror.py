@@ -3,7 +3,7 @@
 from typing import Any
 
 from kaito_operator.api.kinds import MACHINE, POD
-from kaito_operator.mirror import Mirror
+from kaito_operator.mirror import REMEMBERED, Mirror
 from kaito_operator.plan import Key
 
 
@@ -63,3 +63,30 @@ def test_an_object_that_changes_its_label_changes_its_workspace() -> None:
     mirror.put(a_pod("a", 2, workspace="after"))
     assert mirror.of_workspace(POD, Key("ns", "before")) == []
     assert mirror.of_workspace(POD, Key("ns", "after")) == [a_pod("a", 2, workspace="after")]
+
+
+def test_a_late_event_does_not_bring_back_what_is_gone() -> None:
+    mirror = Mirror()
+    mirror.put(a_pod("a", 100))
+    mirror.remove(a_pod("a", 110))
+    assert not mirror.put(a_pod("a", 105))
+    assert mirror.all(POD) == []
+    assert mirror.put(a_pod("a", 106, uid="successor")), "the name is free for another object"
+
+
+def test_an_object_that_lost_its_label_is_gone_for_the_watch_and_still_taken_in_when_looked_at() -> None:
+    """A watch by labels says DELETED when they no longer match, with the version of that change."""
+    mirror = Mirror()
+    mirror.put(a_pod("a", 100, workspace="w"))
+    mirror.remove(a_pod("a", 110))
+    assert mirror.put(a_pod("a", 110))
+    assert mirror.get(POD, "a", "ns") == a_pod("a", 110)
+
+
+def test_only_so_many_removals_are_remembered() -> None:
+    mirror = Mirror()
+    for number in range(REMEMBERED + 1):
+        mirror.put(a_pod("a", 100, uid=f"u{number}"))
+        mirror.remove(a_pod("a", 110, uid=f"u{number}"))
+    assert not mirror.put(a_pod("a", 100, uid="u1"))
+    assert mirror.put(a_pod("a", 100, uid="u0"))

@@ -8,6 +8,7 @@ import pytest
 
 from kaito_operator.plan import Key
 from kaito_operator.workqueue import FIRST_BACKOFF, Retry, WorkQueue
+from tests.support.waiting import soon
 
 A, B = Key("ns", "a"), Key("ns", "b")
 
@@ -34,9 +35,7 @@ async def test_asking_ten_times_before_it_starts_is_asking_once() -> None:
         for _ in range(10):
             queue.add(A)
         queue.add(B)
-        async with asyncio.timeout(5):
-            while len(calls) < 2:
-                await asyncio.sleep(0)
+        await soon(lambda: len(calls) >= 2)
         await asyncio.sleep(0)
     assert sorted(calls) == [A, B]
 
@@ -56,8 +55,7 @@ async def test_a_key_is_never_worked_on_twice_at_once_and_not_forgotten_while_it
 
     async with working(work) as queue:
         queue.add(A)
-        while calls == 0:
-            await asyncio.sleep(0)
+        await soon(lambda: calls)
         for _ in range(5):
             queue.add(A)
         go_on.set()
@@ -107,8 +105,7 @@ async def test_an_event_in_between_takes_the_place_of_the_timer() -> None:
 
     async with working(work) as queue:
         queue.add(A)
-        while calls == 0:
-            await asyncio.sleep(0)
+        await soon(lambda: calls)
         await asyncio.sleep(0)
         queue.add(A)
         async with asyncio.timeout(5):

@@ -20,9 +20,21 @@ class LocalCluster:
 
     name: str
 
-    def up(self) -> None:
-        """Start it, operators included."""
-        self._kaito("local", "up", "--name", self.name, timeout=300)
+    @property
+    def audit_log(self) -> Path:
+        """One JSON line per request to its API server."""
+        return Path(self.status()["kubeconfig"]).parent / "logs" / "audit.log"
+
+    def status(self) -> dict[str, Any]:
+        """``kaito local status``."""
+        found: dict[str, Any] = json.loads(
+            self._kaito("local", "status", "--name", self.name, "-o", "json", timeout=30)
+        )
+        return found
+
+    def up(self, *flags: str) -> None:
+        """Start it, operators included unless ``--bare`` is asked for."""
+        self._kaito("local", "up", "--name", self.name, *flags, timeout=300)
 
     def down(self) -> None:
         """Stop it."""

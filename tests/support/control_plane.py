@@ -1,14 +1,13 @@
-"""A real etcd and kube-apiserver on loopback, for tests that need an API server and nothing that acts on its objects."""
+"""A real etcd and kube-apiserver on loopback, for tests that need an API server and nobody who acts on its objects."""
 
 import json
 import secrets
 import socket
 import ssl
 import subprocess
-import threading
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -141,9 +140,7 @@ def api_server(directory: Path) -> Iterator[ApiServer]:
     """Starts both programs in ``directory`` and ends them."""
     etcd, peer, api = free_ports(3)
     programs = binaries.find(*binaries.CONTROL_PLANE)
-    plane = ControlPlane(
-        programs, directory, address=ADVERTISED, etcd_port=etcd, etcd_peer_port=peer, api_port=api
-    )
+    plane = ControlPlane(programs, directory, address=ADVERTISED, etcd_port=etcd, etcd_peer_port=peer, api_port=api)
     server = ApiServer(plane, {user: secrets.token_urlsafe(16) for user in USERS})
     lines = (f'{token},{user},{user},"{USERS[user]}"\n' for user, token in server.tokens.items())
     credentials.write_secret(plane.tokens, "".join(lines))
@@ -198,7 +195,7 @@ def establish(server: ApiServer, definition: Json) -> None:
 
 def _established(server: ApiServer, path: str, definition: Json) -> bool:
     found = server.get(path) or {}
-    conditions = found.get("status", {}).get("conditions", [])
+    conditions = found.get("status", {}).get("conditions") or []
     return any(c["type"] == "Established" and c["status"] == "True" for c in conditions) and all(
         _served(server, definition["spec"], version["name"]) for version in definition["spec"]["versions"]
     )
@@ -223,9 +220,3 @@ def empty(server: ApiServer, definition: Json) -> None:
         server.ask("DELETE", path)
         if server.get(path) is not None:
             server.merge(path, {"metadata": {"finalizers": []}})
-
-
-def holding(look: Callable[[], bool], *, seconds: float) -> bool:
-    """Whether something stays true for a while."""
-    over = threading.Event()
-    return all(look() and not over.wait(seconds / 10) for _ in range(10))

@@ -54,10 +54,18 @@ def a_machine(
 
 
 def a_node(
-    *, pool: str = "ws0123456789", ready: bool = True, taints: Sequence[str] = (), owner: str = ""
+    *,
+    pool: str = "ws0123456789",
+    number: int = 0,
+    ready: bool = True,
+    taints: Sequence[str] = (),
+    owner: str = "",
+    labels: dict[str, str] | None = None,
+    gpus: int = 0,
 ) -> dict[str, Any]:
     """A Node as AKS makes one for a pool."""
-    name = f"aks-{pool}-12345678-vmss000000"
+    name = f"aks-{pool}-12345678-vmss00000{number}"
+    devices = {"nvidia.com/gpu": str(gpus)} if gpus else {}
     return {
         "apiVersion": "v1",
         "kind": "Node",
@@ -65,17 +73,17 @@ def a_node(
             "name": name,
             "uid": "node-uid",
             "resourceVersion": "1",
-            "labels": {"kubernetes.azure.com/agentpool": pool, "agentpool": pool},
+            "labels": {"kubernetes.azure.com/agentpool": pool, "agentpool": pool, **(labels or {})},
             **({"ownerReferences": [{"uid": owner}]} if owner else {}),
         },
         "spec": {
             "providerID": f"azure:///subscriptions/s/resourceGroups/mc/providers/Microsoft.Compute"
-            f"/virtualMachineScaleSets/aks-{pool}-12345678-vmss/virtualMachines/0",
+            f"/virtualMachineScaleSets/aks-{pool}-12345678-vmss/virtualMachines/{number}",
             "taints": [{"key": key, "effect": "NoSchedule"} for key in taints],
         },
         "status": {
             "conditions": [{"type": "Ready", "status": "True" if ready else "False"}],
-            "capacity": {"cpu": "12"},
-            "allocatable": {"cpu": "11"},
+            "capacity": {"cpu": "12", **devices},
+            "allocatable": {"cpu": "11", **devices},
         },
     }

@@ -1,5 +1,6 @@
 """Waiting for what comes from elsewhere: never longer than needed, and saying what was there instead."""
 
+import asyncio
 import threading
 import time
 from collections.abc import Callable
@@ -23,3 +24,15 @@ def eventually(look: Callable[[], Answer | None], *, within: float, what: str) -
         if time.monotonic() > deadline:
             raise NotInTime(f"{what}: not within {within} s; last seen: {answer!r}")
         between_looks.wait(0.2)
+
+
+async def soon(look: Callable[[], Answer | None], *, within: float = 15.0, what: str = "") -> Answer:
+    """The same while the event loop goes on; ``look`` runs in a thread, so it may wait for an answer."""
+    deadline = time.monotonic() + within
+    while True:
+        answer = await asyncio.to_thread(look)
+        if answer:
+            return answer
+        if time.monotonic() > deadline:
+            raise NotInTime(f"{what}: not within {within} s; last seen: {answer!r}")
+        await asyncio.sleep(0.02)

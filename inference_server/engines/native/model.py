@@ -124,7 +124,7 @@ class Model:
 
 
 def rope_tables(rope: Rope, *, head_dim: int, tokens: int) -> tuple[Tensor, Tensor]:
-    """Cosines and signed sines [tokens, head_dim] for the half-split layout; Llama 3's scaling as transformers has it."""
+    """Cosines and signed sines [tokens, head_dim] for the half-split layout, scaled as transformers does it."""
     frequencies = 1.0 / rope.theta ** (torch.arange(0, head_dim, 2).double() / head_dim)
     if rope.original_context:
         frequencies = _llama3_scaled(frequencies, rope)

@@ -14,11 +14,11 @@ class Runner:
     def __init__(self, model: Model, allocator: BlockAllocator, *, device: torch.device) -> None:
         self._model, self._allocator, self._device = model, allocator, device
 
-    @torch.inference_mode()
     def run(self, work: list[Work]) -> list[tuple[Sequence, int]]:
         """Computes ``work`` (decodes first) and answers each sequence that got a new token, with that token."""
-        logits = self._model.forward(self._batch(work))
-        chosen = self._choose([w.sequence for w in work if w.last], logits)
+        with torch.inference_mode():
+            logits = self._model.forward(self._batch(work))
+            chosen = self._choose([w.sequence for w in work if w.last], logits)
         for w in work:
             w.sequence.table.computed += w.tokens
             self._allocator.register(w.sequence.table, w.sequence.tokens)

@@ -23,6 +23,10 @@ class Sampling:
     frequency_penalty: float = 0.0
     presence_penalty: float = 0.0
     logit_bias: tuple[tuple[int, float], ...] = ()
+    min_tokens: int = 0
+    """New tokens before the text may end."""
+    ends: tuple[int, ...] = ()
+    """The tokens that end a text."""
     seed: int | None = None
 
     @property
@@ -34,7 +38,11 @@ class Sampling:
     def bends_logits(self) -> bool:
         """Whether the logits change before the choice."""
         return bool(
-            self.repetition_penalty != 1.0 or self.frequency_penalty or self.presence_penalty or self.logit_bias
+            self.repetition_penalty != 1.0
+            or self.frequency_penalty
+            or self.presence_penalty
+            or self.logit_bias
+            or self.min_tokens
         )
 
 
@@ -73,6 +81,8 @@ def _bend(logits: Tensor, sampling: Sampling, *, prompt: Sequence[int], output: 
         logits[tokens] -= sampling.frequency_penalty * counts + sampling.presence_penalty
     for token, bias in sampling.logit_bias:
         logits[token] += bias
+    if len(output) < sampling.min_tokens:
+        logits[list(sampling.ends)] = -math.inf
 
 
 def _kept(logits: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:

@@ -48,7 +48,7 @@ def load(
 ) -> Weights:
     """Reads ``*.safetensors`` and packs. ``progress`` gets the share of layers done, 0 to 1.
 
-    Raises Unsupported if there are no safetensors or a tensor is missing.
+    Raises OSError if there are no safetensors, Unsupported if a tensor is missing.
     """
     pack = packing(dtype, device)
     working = torch.float32 if device.type == "cpu" else dtype
@@ -110,7 +110,7 @@ def _tensors(directory: Path) -> Iterator[Read]:
     def read(name: str) -> Tensor:
         if name not in places:
             raise Unsupported(f"the checkpoint has no tensor {name}")
-        tensor: Tensor = opened[places[name]].get_tensor(name)
+        tensor: Tensor = opened[places[name]].get_tensor(name)  # type: ignore[no-untyped-call]
         return tensor
 
     yield read
@@ -123,6 +123,6 @@ def _places(directory: Path) -> Mapping[str, Path]:
         return {name: directory / shard for name, shard in json.loads(index.read_text())["weight_map"].items()}
     single = directory / "model.safetensors"
     if not single.exists():
-        raise Unsupported(f"no safetensors in {directory}; other formats can hold code and are not loaded")
+        raise OSError(f"no safetensors in {directory}; other formats can hold code and are not loaded")
     with safe_open(single, framework="pt") as shard:
         return {name: single for name in shard.keys()}  # noqa: SIM118  (a safe_open is no mapping)

@@ -1,5 +1,6 @@
 """Machine → agent pool: the mapping, and KAITO's provisioner's mistakes put right."""
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -7,9 +8,13 @@ import pytest
 from kaito_operator.gpu_provisioner.agent_pool import NotMappable, agent_pool, disk_gb
 from tests.support.machines import a_machine
 
+NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
+
+NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
+
 
 def test_a_machine_of_kaito_becomes_an_agent_pool_of_one_node() -> None:
-    assert agent_pool(a_machine(), cluster="prod") == {
+    assert agent_pool(a_machine(), cluster="prod", now=NOON) == {
         "properties": {
             "count": 1,
             "vmSize": "Standard_NC12s_v3",
@@ -30,6 +35,7 @@ def test_a_machine_of_kaito_becomes_an_agent_pool_of_one_node() -> None:
                 "kaito.sh_cluster": "prod",
                 "kaito.sh_workspace-uid": "workspace-uid",
                 "kaito.sh_machine-uid": "machine-uid",
+                "kaito.sh_asked-at": "2026-01-02T12:00:00Z",
             },
             "osDiskSizeGB": 50,
         }
@@ -62,11 +68,12 @@ def test_a_storage_request_is_rounded_up_into_what_aks_takes(storage: str, gb: i
         ({"sizes": []}, "found none"),
         ({"sizes": ["Standard_NC6s_v3", "Standard_NC12s_v3"]}, "found Standard_NC6s_v3, Standard_NC12s_v3"),
         ({"storage": "lots"}, "such as 100Gi"),
+        ({"storage": "50ki"}, "such as 100Gi"),
     ],
 )
 def test_what_is_no_agent_pool_says_what_to_change(change: dict[str, Any], says: str) -> None:
     with pytest.raises(NotMappable, match=says):
-        agent_pool(a_machine(**change), cluster="prod")
+        agent_pool(a_machine(**change), cluster="prod", now=NOON)
 
 
 def test_labels_that_aks_keeps_to_itself_are_not_sent() -> None:
@@ -75,5 +82,5 @@ def test_labels_that_aks_keeps_to_itself_are_not_sent() -> None:
         "node.kubernetes.io/instance-type": "x",
         "kubernetes.azure.com/mode": "user",
     }
-    sent = agent_pool(a_machine(labels=reserved), cluster="prod")["properties"]["nodeLabels"]
+    sent = agent_pool(a_machine(labels=reserved), cluster="prod", now=NOON)["properties"]["nodeLabels"]
     assert not set(sent) & set(reserved)

@@ -25,6 +25,18 @@ TABLE: dict[str, tuple[int, dict[str, Any] | None, str, bool]] = {
         True,
     ),
     "another operation": (409, {"code": "OperationNotAllowed", "message": BUSY}, "OperationInProgress", False),
+    "family quota, as AKS checks it first": (
+        400,
+        {"code": "ErrCode_InsufficientVCPUQuota", "message": "Insufficient vcpu quota requested 24, remaining 0"},
+        "QuotaExceeded",
+        True,
+    ),
+    "no capacity, two wrappers deep": (
+        400,
+        {"code": "QuotaExceeded", "details": [{"code": "x", "details": [{"code": "AllocationFailed"}]}]},
+        "AllocationFailed",
+        True,
+    ),
     "size not offered": (
         400,
         {"code": "SkuNotAvailable", "message": "not available in location"},
@@ -53,6 +65,8 @@ TABLE: dict[str, tuple[int, dict[str, Any] | None, str, bool]] = {
     "no role": (403, {"code": "AuthorizationFailed", "message": "x"}, "AuthorizationFailed", False),
     "no role, no body": (403, None, "AuthorizationFailed", False),
     "token expired": (401, {"code": "ExpiredAuthenticationToken", "message": "x"}, "AuthorizationFailed", False),
+    "no such cluster": (404, {"code": "ResourceNotFound", "message": "x"}, "ClusterNotFound", False),
+    "no such resource group": (404, {"code": "ResourceGroupNotFound", "message": "x"}, "ClusterNotFound", False),
     "throttled": (429, {"code": "Throttled", "message": "x"}, "Throttled", False),
     "etag": (412, {"code": "PreconditionFailed", "message": "x"}, "Changed", False),
     "server error": (500, None, "CloudUnavailable", False),
@@ -77,6 +91,19 @@ def test_kaito_finds_the_words_by_which_it_stops_asking() -> None:
 
 def test_the_limit_and_the_usage_reach_the_user() -> None:
     assert "Current Limit: 0" in classified(409, {"code": "OperationNotAllowed", "message": QUOTA}).message
+
+
+def test_each_message_says_what_to_do_where_somebody_can() -> None:
+    says = {reason: classified(status, body).message for status, body, reason, _ in TABLE.values()}
+    assert "ask Azure for more quota" in says["QuotaExceeded"]
+    assert "another instanceType or region" in says["SkuNotAvailable"]
+    assert "role Contributor" in classified(403, None).message
+    assert "federated" in classified(401, None).message
+
+
+def test_what_only_a_person_can_change_is_not_asked_again_sooner_because_a_server_says_so() -> None:
+    quota = {"code": "OperationNotAllowed", "message": QUOTA}
+    assert classified(409, quota, retry_after=1.0).retry_after == classified(409, quota).retry_after == 600.0
 
 
 def test_retry_after_is_honoured_and_capped() -> None:

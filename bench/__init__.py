@@ -1,0 +1,1 @@
+"""What ``make bench`` measures: one module a group, each measure named, figures compared only within one run."""

@@ -1,0 +1,97 @@
+"""A checkpoint loaded for the native engine: network, cache, scheduler and tokenizer, stepped by one thread."""
+
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from transformers import AutoTokenizer, GenerationConfig
+
+from inference_server.engines.engine import ServedModel
+from inference_server.engines.native import architecture, linear, weights
+from inference_server.engines.native.architecture import Architecture
+from inference_server.engines.native.kv_cache import BLOCK, BlockAllocator, KVCache
+from inference_server.engines.native.model import Model
+from inference_server.engines.native.runner import Runner
+from inference_server.engines.native.scheduler import Scheduler, Sequence
+from inference_server.engines.transformers_model import HuggingFaceTokenizer, chat_template, threads
+from inference_server.schemas import GenerateKwargs
+from inference_server.settings import Settings
+
+log = logging.getLogger(__name__)
+
+CACHED_TOKENS = 16384
+"""Room of the cache in tokens where the context is not longer; memory is taken only as it is used."""
+STEP_TOKENS = 512
+"""Tokens computed in a step at most: longer prompts come in chunks, so that decoding requests are not held up."""
+MOST_RUNNING = 64
+
+
+class NativeModel:
+    """A loaded model; ``served`` is what its users see, ``ends`` the tokens that end a text."""
+
+    def __init__(self, of: Architecture, runner: Runner, scheduler: Scheduler, served: ServedModel) -> None:
+        self.ends, self.served = of.eos, served
+        self._runner, self._scheduler = runner, scheduler
+
+    @classmethod
+    def load(cls, settings: Settings, *, say: Callable[[str], None]) -> "NativeModel":
+        """Reads the directory named by the settings. Raises Unsupported, OSError, ValueError."""
+        began, directory = time.monotonic(), Path(settings.pretrained_model_name_or_path)
+        torch.set_num_threads(threads())
+        say("reading the tokenizer")
+        tokenizer = AutoTokenizer.from_pretrained(directory)
+        if settings.chat_template:
+            tokenizer.chat_template = chat_template(settings.chat_template)
+        of = architecture.read(directory)
+        device = torch.device("cuda" if torch.cuda.is_available() and settings.device_map != "cpu" else "cpu")
+        dtype = _dtype(settings, device)
+        say("packing the weights")
+        packed = weights.load(directory, of, dtype=dtype, device=device)
+        blocks = -(-max(of.context, CACHED_TOKENS) // BLOCK)
+        stored = torch.float32 if device.type == "cpu" else dtype
+        cache = KVCache(
+            layers=of.layers, kv_heads=of.kv_heads, head_dim=of.head_dim, blocks=blocks, dtype=stored, device=device
+        )
+        allocator = BlockAllocator(blocks)
+        runner = Runner(Model(of, packed, cache), allocator, device=device)
+        scheduler = Scheduler(allocator, token_budget=STEP_TOKENS, most_running=MOST_RUNNING)
+        log.info("%s packed on %s as %s in %.1f s", directory, device, dtype, time.monotonic() - began)
+        return cls(of, runner, scheduler, _served(settings, directory, tokenizer, of))
+
+    def add(self, sequence: Sequence) -> None:
+        """Takes a request in."""
+        self._scheduler.add(sequence)
+
+    def finish(self, sequence: Sequence) -> None:
+        """Gives its room back; harmless if it is not there."""
+        self._scheduler.finish(sequence)
+
+    @property
+    def busy(self) -> bool:
+        """Whether there is anything to compute."""
+        return bool(self._scheduler.running or self._scheduler.waiting)
+
+    def step(self) -> list[tuple[Sequence, int]]:
+        """Schedule, run: the sequences that got a token, with it."""
+        work = self._scheduler.schedule()
+        return self._runner.run(work) if work else []
+
+
+def _dtype(settings: Settings, device: torch.device) -> torch.dtype:
+    """As asked for; otherwise bfloat16 where it is computed in hardware."""
+    if settings.torch_dtype in ("bfloat16", "auto"):
+        return torch.bfloat16 if device.type != "cpu" or linear.cpu_has_bf16() else torch.float32
+    return torch.float32 if settings.torch_dtype == "float32" or device.type == "cpu" else torch.float16
+
+
+def _served(settings: Settings, directory: Path, tokenizer: object, of: Architecture) -> ServedModel:
+    known = GenerationConfig.from_pretrained(directory) if (directory / "generation_config.json").exists() else None
+    options = GenerateKwargs.model_fields
+    return ServedModel(
+        name=settings.served_model_name or directory.name,
+        tokenizer=HuggingFaceTokenizer(tokenizer, vocabulary_size=of.vocabulary),
+        context_length=of.context,
+        defaults={key: value for key in options if (value := getattr(known, key, None)) is not None},
+    )

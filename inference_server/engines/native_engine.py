@@ -1,0 +1,223 @@
+"""The engine of our own for the llama family: many requests in one step, by one thread that owns the model."""
+
+import asyncio
+import logging
+import queue
+import threading
+import time
+from collections.abc import AsyncGenerator, Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from inference_server.engines.engine import (
+    EngineError,
+    Failed,
+    Finish,
+    Generation,
+    InvalidParameters,
+    Loading,
+    Ready,
+    State,
+    Step,
+    Stopped,
+)
+from inference_server.settings import Settings
+
+if TYPE_CHECKING:
+    from inference_server.engines.native.sampler import Sampling
+    from inference_server.engines.native.scheduler import Sequence
+    from inference_server.engines.native.served import NativeModel
+
+log = logging.getLogger(__name__)
+
+NEUTRAL: dict[str, Any] = {
+    "early_stopping": False, "num_beams": 1, "epsilon_cutoff": 0.0, "eta_cutoff": 0.0, "length_penalty": 1.0,
+    "no_repeat_ngram_size": 0, "renormalize_logits": False, "remove_invalid_values": False,
+}  # fmt: skip
+"""Options of transformers that this engine takes only where they change nothing."""
+WITHOUT_EFFECT = {"pad_token_id"}
+SAMPLED = {"temperature", "top_k", "top_p", "min_p", "typical_p", "repetition_penalty"}
+COUNTED = {"do_sample", "min_length", "min_new_tokens", "num_return_sequences", "eos_token_id"}
+
+
+@dataclass(eq=False, slots=True)
+class _Asked:
+    """One sequence on its way, with the way back to who asked."""
+
+    sequence: "Sequence"
+    ends: tuple[int, ...]
+    put: Callable[[Step | Exception], None]
+    number: int
+
+
+class NativeEngine:
+    """An Engine that batches continuously. Other threads only put into its inbox and set flags."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._progress, self._since = "not started", time.monotonic()
+        self._stopping = threading.Event()
+        self._inbox: queue.SimpleQueue[_Asked | None] = queue.SimpleQueue()
+        self._model: Future[NativeModel] = Future()
+        self._asked: dict[Sequence, _Asked] = {}
+        self._gate = threading.Lock()
+        self._ended: EngineError | None = None
+
+    @property
+    def state(self) -> State:
+        """See Engine."""
+        if not self._model.done():
+            return Loading(f"{self._progress}, {time.monotonic() - self._since:.0f} s")
+        if error := self._model.exception():
+            return Failed(" ".join(f"{type(error).__name__}: {error}".split()))
+        if self._ended is not None and not self._stopping.is_set():
+            return Failed(str(self._ended))
+        return Ready(self._model.result().served)
+
+    def start(self) -> None:
+        """See Engine."""
+        self._since = time.monotonic()
+        threading.Thread(target=self._run, name="model", daemon=True).start()
+
+    def stop(self) -> None:
+        """See Engine."""
+        self._stopping.set()
+        self._inbox.put(None)
+
+    async def generate(self, request: Generation) -> AsyncGenerator[Step]:
+        """See Engine."""
+        from inference_server.engines.native.sampler import Chooser
+        from inference_server.engines.native.scheduler import Sequence
+
+        if self._stopping.is_set():
+            raise Stopped("the server stops")
+        loop, steps = asyncio.get_running_loop(), asyncio.Queue[Step | Exception]()
+
+        def put(step: Step | Exception) -> None:
+            loop.call_soon_threadsafe(steps.put_nowait, step)
+
+        model = self._model.result()
+        sampling, number = _sampling(request, ends=model.ends)
+        limit = min(request.max_new_tokens, model.served.context_length - len(request.prompt))
+        asked = [
+            _Asked(Sequence(list(request.prompt), limit, Chooser(sampling)), sampling.ends, put, n)
+            for n in range(number)
+        ]
+        self._submit(asked)
+        try:
+            while number:
+                step = await steps.get()
+                if isinstance(step, Exception):
+                    raise step
+                number -= step.finish is not None
+                yield step
+        finally:
+            for each in asked:
+                each.sequence.cancelled = True
+            self._inbox.put(None)
+
+    def _submit(self, asked: list[_Asked]) -> None:
+        """Into the inbox, unless nobody reads it any more."""
+        with self._gate:
+            if self._ended is not None:
+                raise self._ended
+            for each in asked:
+                self._inbox.put(each)
+
+    def _run(self) -> None:
+        """The thread: load, then step while there is work, sleep on the inbox while there is none."""
+        try:
+            model = self._load()
+        except Exception as error:  # noqa: BLE001  (whatever kept it from loading is what the state says)
+            self._model.set_exception(error)
+            return
+        self._model.set_result(model)
+        try:
+            while not self._stopping.is_set():
+                self._take_in(model)
+                for sequence, token in model.step():
+                    self._hand_on(model, sequence, token)
+            self._end(Stopped("the server stops"))
+        except Exception as error:
+            log.exception("the engine died")
+            self._end(EngineError(f"the engine died: {type(error).__name__}"))
+
+    def _end(self, why: EngineError) -> None:
+        """Whoever waits is told, and nobody can begin to wait any more."""
+        with self._gate:
+            self._ended = why
+            while not self._inbox.empty():
+                if (asked := self._inbox.get_nowait()) is not None:
+                    self._asked[asked.sequence] = asked
+        for asked in self._asked.values():
+            asked.put(why)
+
+    def _load(self) -> "NativeModel":
+        self._progress = "importing torch"
+        from inference_server.engines.native.sampler import Chooser, Sampling
+        from inference_server.engines.native.scheduler import Sequence
+        from inference_server.engines.native.served import NativeModel
+
+        model = NativeModel.load(self._settings, say=self._say)
+        self._say("generating a first token")
+        first = Sequence(model.served.tokenizer.encode("Hello"), 1, Chooser(Sampling(temperature=0.0)))
+        model.add(first)
+        model.step()
+        model.finish(first)
+        return model
+
+    def _say(self, progress: str) -> None:
+        self._progress = progress
+
+    def _take_in(self, model: "NativeModel") -> None:
+        """Everything in the inbox; waits for something only while there is nothing to compute."""
+        block = not model.busy
+        while True:
+            try:
+                asked = self._inbox.get(block=block)
+            except queue.Empty:
+                break
+            block = False
+            if asked is not None and not asked.sequence.cancelled:
+                self._asked[asked.sequence] = asked
+                model.add(asked.sequence)
+        for gone in [sequence for sequence in self._asked if sequence.cancelled]:
+            model.finish(gone)
+            del self._asked[gone]
+
+    def _hand_on(self, model: "NativeModel", sequence: "Sequence", token: int) -> None:
+        asked = self._asked.get(sequence)
+        if asked is None:
+            return
+        finish: Finish | None = None
+        if token in asked.ends:
+            finish = "stop"
+        elif len(sequence.output) >= sequence.limit:
+            finish = "length"
+        asked.put(Step((token,), sequence=asked.number, finish=finish))
+        if finish is not None:
+            model.finish(sequence)
+            del self._asked[sequence]
+
+
+def _sampling(request: Generation, *, ends: tuple[int, ...]) -> tuple["Sampling", int]:
+    """How to choose tokens, and for how many sequences. Raises InvalidParameters for what only transformers can."""
+    from inference_server.engines.native.sampler import Sampling
+
+    options = {key: value for key, value in request.options.items() if value is not None}
+    for key, neutral in NEUTRAL.items():
+        if options.pop(key, neutral) != neutral:
+            raise InvalidParameters(f"{key} needs a server with --engine=transformers")
+    if unknown := options.keys() - SAMPLED - COUNTED - WITHOUT_EFFECT:
+        raise InvalidParameters(f"{min(unknown)} needs a server with --engine=transformers")
+    number: int = options.get("num_return_sequences", 1)
+    if number > 1 and not options.get("do_sample", False):
+        raise InvalidParameters("num_return_sequences above 1 needs do_sample: greedy sequences are all the same")
+    given = options.get("eos_token_id", ends)
+    own = (given,) if isinstance(given, int) else tuple(given)
+    sampled = {key: options[key] for key in SAMPLED & options.keys()}
+    if not options.get("do_sample", False):
+        sampled = {"repetition_penalty": sampled.get("repetition_penalty", 1.0), "temperature": 0.0}
+    least = max(options.get("min_new_tokens", 0), options.get("min_length", 0) - len(request.prompt))
+    return Sampling(**sampled, min_tokens=max(least, 0), ends=own), number

@@ -1,0 +1,71 @@
+"""Every condition type and reason the Workspace operator states. ``docs/reference/conditions.md`` explains each.
+
+Names of KAITO where it has one, of Kubernetes where that has one.
+"""
+
+from enum import StrEnum
+
+
+class ConditionType(StrEnum):
+    """What a condition is about, in the order in which they come true."""
+
+    MACHINE_READY = "MachineReady"
+    RESOURCE_READY = "ResourceReady"
+    INFERENCE_READY = "InferenceReady"
+    WORKSPACE_READY = "WorkspaceReady"
+    READY = "Ready"
+    WORKSPACE_DELETING = "WorkspaceDeleting"
+
+
+class Reason(StrEnum):
+    """Why a condition stands as it does."""
+
+    # What was asked for cannot be.
+    INVALID = "InvalidWorkspace"
+    UNKNOWN_PRESET = "UnknownPreset"
+    UNKNOWN_INSTANCE_TYPE = "UnknownInstanceType"
+    MACHINE_TOO_SMALL = "MachineTooSmall"
+    NOT_YET_SUPPORTED = "NotYetSupported"
+
+    # Machines.
+    MACHINES_READY = "installNodePluginsSuccess"
+    MACHINES_PENDING = "CreateMachinePending"
+    MACHINE_BACK_OFF = "MachineBackOff"
+    MACHINE_TERMINATING = "MachineTerminating"
+    MACHINE_FAILED = "machineFailedCreation"
+    PROVISIONER_NOT_ANSWERING = "ProvisionerNotAnswering"
+    QUOTA_EXCEEDED = "QuotaExceeded"
+    SKU_NOT_AVAILABLE = "SkuNotAvailable"
+    ALLOCATION_FAILED = "AllocationFailed"
+    AUTHORIZATION_FAILED = "AuthorizationFailed"
+    THROTTLED = "Throttled"
+    LAUNCH_TIMEOUT = "LaunchTimeout"
+    REGISTRATION_TIMEOUT = "RegistrationTimeout"
+
+    # Nodes.
+    NODES_READY = "workspaceResourceStatusSuccess"
+    NODES_PENDING = "workspaceResourceStatusNotReady"
+    TOO_FEW_NODES = "TooFewNodes"
+    NODE_NOT_READY = "NodeNotReady"
+    NODE_DISK_PRESSURE = "NodeDiskPressure"
+    NODE_MEMORY_PRESSURE = "NodeMemoryPressure"
+    GPU_PLUGIN_MISSING = "GPUPluginMissing"
+
+    # The workload.
+    INFERENCE_READY = "WorkspaceInferenceStatusSuccess"
+    INFERENCE_PENDING = "WorkspaceInferenceStatusPending"
+    NAME_TAKEN = "NameTaken"
+    PODS_REFUSED = "PodsRefused"
+    UNSCHEDULABLE = "Unschedulable"
+    IMAGE_PULL_ERROR = "ImagePullError"
+    CONTAINER_START_ERROR = "ContainerStartError"
+    CRASH_LOOP = "ContainerCrashLoopBackOff"
+    OUT_OF_MEMORY = "ContainerOOMKilled"
+    GPU_OUT_OF_MEMORY = "GPUOutOfMemory"
+    POD_EVICTED = "PodEvicted"
+
+    # The whole.
+    WAITING = "Waiting"
+    WORKSPACE_READY = "workspaceReady"
+    WORKSPACE_PENDING = "workspacePending"
+    DELETING = "workspaceDeleted"

@@ -1,0 +1,67 @@
+"""What is known of the pool of one name: values, and how what the cloud answers changes them."""
+
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from kaito_operator.gpu_provisioner.cloud import AgentPool
+from kaito_operator.gpu_provisioner.errors import Refusal
+
+FIRST_PAUSE, LONGEST_PAUSE = 5.0, 300.0
+"""Seconds between tries that are refused, doubling; the cloud's own wish is honoured where it is longer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A no of the cloud, until when it holds, and the how manyth in a row it is."""
+
+    refusal: Refusal
+    until: datetime
+    tries: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What is known of one name."""
+
+    pool: AgentPool | None = None
+    absent_since: datetime | None = None
+    """When the cloud first answered 404, with no other answer and no create since."""
+    create_refused: Refused | None = None
+    """Why there is no pool, if asking for it was refused or it failed."""
+    delete_refused: Refused | None = None
+
+    @property
+    def nothing(self) -> bool:
+        """Whether the cloud was never asked, as after a start."""
+        return self == Known()
+
+    def seen(self, pool: AgentPool, *, now: datetime) -> "Known":
+        """The cloud showed the pool. A failed one is a no to the create that made it, until the next is asked for."""
+        if pool == self.pool:
+            return self
+        refused = self.create_refused if pool.state == "Deleting" else None
+        if pool.problem is not None:
+            refused = _refused(None, pool.problem, now=now)
+        return Known(pool, create_refused=refused, delete_refused=self.delete_refused)
+
+    def absent(self, *, now: datetime) -> "Known":
+        """The cloud answered 404."""
+        return Known(absent_since=self.absent_since or now, create_refused=self.create_refused)
+
+    def asked(self) -> "Known":
+        """A create is on its way: whatever becomes of it, a 404 of before says nothing any more."""
+        return replace(self, absent_since=None)
+
+    def no_create(self, refusal: Refusal, *, now: datetime) -> "Known":
+        """A create, or the look before it, was refused."""
+        return replace(self, create_refused=_refused(self.create_refused, refusal, now=now))
+
+    def no_delete(self, refusal: Refusal, *, now: datetime) -> "Known":
+        """A deletion, or a look on its behalf, was refused."""
+        return replace(self, delete_refused=_refused(self.delete_refused, refusal, now=now))
+
+
+def _refused(before: Refused | None, refusal: Refusal, *, now: datetime) -> Refused:
+    tries = before.tries + 1 if before is not None else 1
+    pause = min(FIRST_PAUSE * 2.0 ** min(tries - 1, 20), LONGEST_PAUSE)
+    return Refused(refusal, now + timedelta(seconds=max(refusal.retry_after, pause)), tries)

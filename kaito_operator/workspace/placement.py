@@ -1,0 +1,87 @@
+"""Where a Workspace runs: on Machines of its own, on nodes that exist, and what of both is still missing."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from kaito_operator.api import labels
+from kaito_operator.api.conditions import moment
+from kaito_operator.api.reasons import ConditionType
+from kaito_operator.api.spec import Resource
+from kaito_operator.workspace.machines import kept
+from kaito_operator.workspace.nodes import chosen
+from kaito_operator.workspace.observe import Observed
+from kaito_operator.workspace.seen import Machine, Node
+
+BACK_OFF_SECONDS = 30.0
+"""Between the loss of a Machine and asking for another: a provisioner that takes each away is not to be kept busy."""
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """The nodes and Machines of a Workspace, and how many are missing."""
+
+    nodes: tuple[Node, ...]
+    """In use, by name: of our Machines once they have joined, and existing ones."""
+    machines: tuple[Machine, ...]
+    surplus: tuple[Machine, ...]
+    """Paid for, and not needed."""
+    leaving: tuple[Machine, ...]
+    """Being deleted."""
+    missing: int
+    """Places for which there is neither a node nor a Machine."""
+    to_buy: int
+    """Machines to ask for now. One that is being deleted still counts as one, for it is still paid for."""
+    released: tuple[Node, ...]
+    """Held, and not used any more."""
+    back_off: float = 0.0
+    """Seconds for which no Machine is asked for."""
+
+
+def placement(seen: Observed, resource: Resource, *, gpus: int, now: datetime) -> Placement:
+    """A Machine that lives has a place, joined or not; existing nodes fill the others; the rest is missing.
+
+    ``gpus``: how many a node must advertise to be chosen where the machine's size does not say.
+    """
+    workspace = seen.workspace
+    machines = kept(seen.machines, count=resource.count, uid=workspace.uid)
+    leaving = tuple(machine for machine in seen.machines if machine.deleting)
+    bought = [node for node in seen.nodes if not node.deleting and any(_is_of(node, m) for m in machines)]
+    others = [node for node in seen.nodes if not any(_is_of(node, m) for m in seen.machines)]
+    existing = chosen(
+        [node for node in others if node.holder or node.gpus >= gpus],
+        resource=resource,
+        key=workspace.key,
+        places=resource.count - len(machines),
+        worked_on=_worked_on(seen),
+    )
+    missing, back_off = resource.count - len(machines) - len(existing), _back_off(seen, now=now)
+    room = 0 if back_off or not resource.instance_type else resource.count - len(seen.machines)
+    return Placement(
+        nodes=tuple(sorted([*bought, *existing], key=lambda node: node.name)),
+        machines=machines,
+        surplus=tuple(m for m in seen.machines if m not in machines and m not in leaving),
+        leaving=leaving,
+        missing=missing,
+        to_buy=max(0, min(missing, room)),
+        released=tuple(node for node in others if node.holder and node not in existing),
+        back_off=back_off,
+    )
+
+
+def _is_of(node: Node, machine: Machine) -> bool:
+    """By the Machine's own word; before it has said so, by the agent pool, which has the Machine's name."""
+    return node.name == machine.node_name or node.labels.get(labels.AGENT_POOL) == machine.name
+
+
+def _worked_on(seen: Observed) -> Sequence[str]:
+    names = seen.workspace.status.get("workerNodes")
+    return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
+
+
+def _back_off(seen: Observed, *, now: datetime) -> float:
+    """What is left of the wait that began when MachineReady turned False."""
+    condition = seen.workspace.conditions.get(ConditionType.MACHINE_READY, {})
+    if condition.get("status") != "False" or "lastTransitionTime" not in condition:
+        return 0.0
+    return max(0.0, BACK_OFF_SECONDS - (now - moment(condition["lastTransitionTime"])).total_seconds())

@@ -1,0 +1,162 @@
+"""Why the model does not answer: from the Deployment and its pods to the leaf."""
+
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
+
+from kaito_operator.api.conditions import by_type, moment
+from kaito_operator.api.reasons import Reason
+from kaito_operator.plan import Manifest
+from kaito_operator.workspace.finding import Finding, passed, waiting, wrong
+from kaito_operator.workspace.seen import Container, Pod, is_true
+
+Rule = Callable[[Pod], Finding | None]
+SCHEDULING_SECONDS = 10.0
+"""A pod that the scheduler cannot place at once may only be ahead of the scheduler's view of the nodes."""
+LONGEST_QUOTE = 300
+WAITS = {
+    "CreateContainerConfigError": (
+        Reason.CONTAINER_START_ERROR,
+        "see whether the Secrets and ConfigMaps it names exist",
+    ),
+    "CreateContainerError": (Reason.CONTAINER_START_ERROR, "see the message"),
+    "ErrImageNeverPull": (Reason.IMAGE_PULL_ERROR, "load the image onto the node"),
+    "ErrImagePull": (Reason.IMAGE_PULL_ERROR, "see whether the image exists and imagePullSecrets may pull it"),
+    "ImageInspectError": (Reason.IMAGE_PULL_ERROR, "see whether the image is whole"),
+    "ImagePullBackOff": (Reason.IMAGE_PULL_ERROR, "see whether the image exists and imagePullSecrets may pull it"),
+    "InvalidImageName": (Reason.IMAGE_PULL_ERROR, "write the image as registry/repository:tag"),
+    "RegistryUnavailable": (Reason.IMAGE_PULL_ERROR, "see whether the nodes reach the registry"),
+    "RunContainerError": (Reason.CONTAINER_START_ERROR, "see the message"),
+}
+"""The kubelet's reason for not starting a container → ours, and what to do."""
+GPU_MEMORY_WORDS = ("CUDA out of memory", "OutOfMemoryError")
+"""What torch says last when the card is too small."""
+
+
+def inference(deployment: Manifest | None, pods: Sequence[Pod], *, count: int, now: datetime) -> Finding:
+    """InferenceReady: whether ``count`` replicas of what is wanted now answer. No latch: it is worked out each time."""
+    ready = _answering(deployment) if deployment is not None else 0
+    if ready == count:
+        return passed(Reason.INFERENCE_READY, f"{count} of {count} replicas answer")
+    conditions = ((deployment or {}).get("status") or {}).get("conditions") or ()
+    refused = by_type(conditions).get("ReplicaFailure", {})
+    if refused.get("status") == "True":
+        return wrong(Reason.PODS_REFUSED, f"the API server refuses the pods: {refused.get('message', '')}")
+    living = [pod for pod in pods if not pod.deleting and pod.phase not in ("Failed", "Succeeded")]
+    if found := _trouble(living, pods, now=now):
+        return found
+    doing = (_progress(pod) for pod in living if not is_true(pod.conditions, "Ready"))
+    told = f"{ready} of {count} replicas answer; {next(doing, 'the pods are being created')}"
+    return waiting(Reason.INFERENCE_PENDING, told)
+
+
+def _answering(deployment: Manifest) -> int:
+    """Replicas that are ready and of the wanted template; 0 until the controller has seen what is wanted."""
+    status, meta = deployment.get("status") or {}, deployment["metadata"]
+    if status.get("observedGeneration", 0) < meta.get("generation", 0):
+        return 0
+    updated, ready = int(status.get("updatedReplicas", 0)), int(status.get("readyReplicas", 0))
+    old = max(0, int(status.get("replicas", 0)) - updated)
+    return max(0, min(updated, ready - old))
+
+
+def _trouble(living: Sequence[Pod], pods: Sequence[Pod], *, now: datetime) -> Finding | None:
+    """The first rule that any pod meets. Pods that have failed explain only what no living one does."""
+    for rule in RULES:
+        for pod in living:
+            if found := rule(pod):
+                return found
+    for pod in living:
+        if found := _unschedulable(pod, making_room=any(p.deleting for p in pods), now=now):
+            return found
+    return next((found for pod in pods if not living and (found := _evicted(pod))), None)
+
+
+def _unschedulable(pod: Pod, *, making_room: bool, now: datetime) -> Finding | None:
+    """While an old pod still ends, the new one has to wait for its GPUs."""
+    scheduled = pod.conditions.get("PodScheduled", {})
+    if scheduled.get("status") != "False" or making_room:
+        return None
+    since = moment(scheduled["lastTransitionTime"]) if "lastTransitionTime" in scheduled else now
+    left = SCHEDULING_SECONDS - (now - since).total_seconds()
+    if left > 0:
+        return waiting(Reason.INFERENCE_PENDING, f"Pod {pod.name} waits for a node", look_again=left + 1)
+    return wrong(Reason.UNSCHEDULABLE, f"Pod {pod.name} fits on no node: {scheduled.get('message', '')}")
+
+
+def _evicted(pod: Pod) -> Finding | None:
+    if pod.reason != "Evicted":
+        return None
+    return wrong(Reason.POD_EVICTED, f"Pod {pod.name} was evicted from Node {pod.node_name}: {pod.message}")
+
+
+def _not_started(pod: Pod) -> Finding | None:
+    for container in pod.containers:
+        if container.waits in WAITS:
+            reason, cure = WAITS[container.waits]
+            said = _quoted(_cause(container.waits_message) or container.waits)
+            what = f"Pod {pod.name}, container {container.name}, image {container.image}"
+            return wrong(reason, f"{what}: {said}", cure=cure)
+    return None
+
+
+def _cause(message: str) -> str:
+    """The kubelet's cause: alone at a try, after "Back-off pulling image …: ErrImagePull: " between tries."""
+    return message.rpartition("ErrImagePull: ")[2]
+
+
+def _failing(pod: Pod) -> Iterator[Container]:
+    """Containers that ended badly and have not been ready since."""
+    for container in pod.containers:
+        badly = container.ended is not None and container.ended.exit_code != 0
+        if not container.ready and (badly or container.waits == "CrashLoopBackOff"):
+            yield container
+
+
+def _out_of_memory(pod: Pod) -> Finding | None:
+    for container in _failing(pod):
+        if container.ended is not None and container.ended.reason == "OOMKilled":
+            told = f"Pod {pod.name}, container {container.name} was killed: out of memory"
+            return wrong(Reason.OUT_OF_MEMORY, told, cure="take a larger instanceType")
+    return None
+
+
+def _out_of_gpu_memory(pod: Pod) -> Finding | None:
+    for container in _failing(pod):
+        if container.ended is not None and any(words in container.ended.message for words in GPU_MEMORY_WORDS):
+            told = f"Pod {pod.name}, container {container.name}: {_last_line(container.ended.message)}"
+            return wrong(Reason.GPU_OUT_OF_MEMORY, told, cure="take an instanceType with more GPU memory")
+    return None
+
+
+def _crashed(pod: Pod) -> Finding | None:
+    for container in _failing(pod):
+        ended = container.ended
+        code = f" with exit code {ended.exit_code}" if ended else ""
+        said = _last_line(ended.message) if ended else ""
+        told = f"Pod {pod.name}, container {container.name} ended{code}" + (f": {said}" if said else "")
+        return wrong(Reason.CRASH_LOOP, told, cure=f"kubectl logs --previous {pod.name}")
+    return None
+
+
+RULES: tuple[Rule, ...] = (_not_started, _out_of_memory, _out_of_gpu_memory, _crashed)
+"""The more particular first: a container that ran out of memory has crashed, too."""
+
+
+def _progress(pod: Pod) -> str:
+    if not is_true(pod.conditions, "PodScheduled"):
+        return f"Pod {pod.name} waits for a node"
+    if any(container.started for container in pod.containers if container.runs):
+        return f"Pod {pod.name} has started; its readiness probe has not passed yet"
+    if any(container.runs for container in pod.containers):
+        return f"Pod {pod.name} loads the model"
+    return f"Pod {pod.name} gets its image"
+
+
+def _last_line(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return _quoted(lines[-1]) if lines else ""
+
+
+def _quoted(text: str) -> str:
+    words = " ".join(text.split())
+    return words if len(words) <= LONGEST_QUOTE else f"{words[:LONGEST_QUOTE]}…"

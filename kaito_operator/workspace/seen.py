@@ -1,0 +1,208 @@
+"""Objects of the cluster as far as a Workspace cares about them: read once from JSON, then frozen."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from kaito_operator.api import labels
+from kaito_operator.api.conditions import by_type, moment
+from kaito_operator.plan import Key, Manifest
+
+Conditions = Mapping[str, Mapping[str, Any]]
+
+
+def is_true(conditions: Conditions, type: str) -> bool:
+    """Whether the condition of this type is there and True."""
+    return conditions.get(type, {}).get("status") == "True"
+
+
+@dataclass(frozen=True, slots=True)
+class Taint:
+    """What keeps pods off a node."""
+
+    key: str
+    value: str
+    effect: str
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A node; ``holder`` is the Workspace whose reservation labels it bears."""
+
+    name: str
+    uid: str
+    resource_version: str
+    labels: Mapping[str, str]
+    taints: tuple[Taint, ...]
+    conditions: Conditions
+    created_at: datetime
+    deleting: bool
+    unschedulable: bool
+    gpus: int
+    """``nvidia.com/gpu`` that pods can have; 0 while the device plugin does not say."""
+    has_gpus: bool
+    """Whether it has any at all, also while the device plugin restarts."""
+    holder: Key | None
+    labelled_by_us: bool
+    """Whether our manager put the reservation there: what others put there is not ours to take away."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether its kubelet says that it is."""
+        return is_true(self.conditions, "Ready")
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """A Machine that bears the labels of the Workspace."""
+
+    name: str
+    uid: str
+    owner_uid: str
+    """The uid of the Workspace it was made for; "" for KAITO's."""
+    instance_type: str
+    created_at: datetime
+    deleting: bool
+    conditions: Conditions
+    node_name: str
+
+    @property
+    def ready(self) -> bool:
+        """Whether Karpenter's Ready is True."""
+        return is_true(self.conditions, "Ready")
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a container's process ended."""
+
+    exit_code: int
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Container:
+    """A container of a pod. ``waits`` is the kubelet's reason for not starting it, "" if there is none."""
+
+    name: str
+    image: str
+    ready: bool
+    runs: bool
+    started: bool
+    restarts: int
+    waits: str
+    waits_message: str
+    ended: Ended | None
+    """The last end: of this run, else of the one before."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pod:
+    """A pod of the Workspace."""
+
+    name: str
+    component: str
+    node_name: str
+    phase: str
+    reason: str
+    message: str
+    deleting: bool
+    conditions: Conditions
+    containers: tuple[Container, ...]
+    """Init containers first."""
+
+
+def holder(manifest: Manifest) -> Key | None:
+    """Whose reservation a node bears."""
+    own = manifest["metadata"].get("labels") or {}
+    name, namespace = own.get(labels.WORKSPACE), own.get(labels.WORKSPACE_NAMESPACE)
+    return Key(namespace, name) if name and namespace else None
+
+
+def node(manifest: Manifest) -> Node:
+    """Reads a Node."""
+    meta, spec, status = manifest["metadata"], manifest.get("spec") or {}, manifest.get("status") or {}
+    return Node(
+        name=meta["name"],
+        uid=meta["uid"],
+        resource_version=meta["resourceVersion"],
+        labels=meta.get("labels") or {},
+        taints=tuple(Taint(t["key"], t.get("value", ""), t["effect"]) for t in spec.get("taints") or ()),
+        conditions=by_type(status.get("conditions") or ()),
+        created_at=moment(meta["creationTimestamp"]),
+        deleting="deletionTimestamp" in meta,
+        unschedulable=spec.get("unschedulable", False),
+        gpus=int((status.get("allocatable") or {}).get(labels.GPU_RESOURCE, 0)),
+        has_gpus=(status.get("capacity") or {}).get(labels.GPU_RESOURCE, "0") != "0",
+        holder=holder(manifest),
+        labelled_by_us=any(_says_workspace(entry) for entry in meta.get("managedFields") or ()),
+    )
+
+
+def _says_workspace(entry: Mapping[str, Any]) -> bool:
+    own = entry.get("fieldsV1", {}).get("f:metadata", {}).get("f:labels", {})
+    return entry.get("manager") == labels.WORKSPACE_MANAGER and f"f:{labels.WORKSPACE}" in own
+
+
+def machine(manifest: Manifest) -> Machine:
+    """Reads a Machine."""
+    meta, status = manifest["metadata"], manifest.get("status") or {}
+    requirements = (manifest.get("spec") or {}).get("requirements") or ()
+    sizes = [r["values"][0] for r in requirements if r["key"] == labels.INSTANCE_TYPE and r.get("values")]
+    return Machine(
+        name=meta["name"],
+        uid=meta["uid"],
+        owner_uid=(meta.get("annotations") or {}).get(labels.WORKSPACE_UID, ""),
+        instance_type=sizes[0] if sizes else "",
+        created_at=moment(meta["creationTimestamp"]),
+        deleting="deletionTimestamp" in meta,
+        conditions=by_type(status.get("conditions") or ()),
+        node_name=status.get("nodeName", ""),
+    )
+
+
+def pod(manifest: Manifest) -> Pod:
+    """Reads a Pod."""
+    meta, spec, status = manifest["metadata"], manifest.get("spec") or {}, manifest.get("status") or {}
+    states = [*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())]
+    return Pod(
+        name=meta["name"],
+        component=(meta.get("labels") or {}).get(labels.APP_COMPONENT, ""),
+        node_name=spec.get("nodeName", ""),
+        phase=status.get("phase", ""),
+        reason=status.get("reason", ""),
+        message=status.get("message", ""),
+        deleting="deletionTimestamp" in meta,
+        conditions=by_type(status.get("conditions") or ()),
+        containers=tuple(_container(state) for state in states),
+    )
+
+
+def _container(status: Mapping[str, Any]) -> Container:
+    state, before = status.get("state") or {}, status.get("lastState") or {}
+    waiting = state.get("waiting") or {}
+    return Container(
+        name=status["name"],
+        image=status.get("image", ""),
+        ready=status.get("ready", False),
+        runs="running" in state,
+        started=bool(status.get("started")),
+        restarts=status.get("restartCount", 0),
+        waits=waiting.get("reason", ""),
+        waits_message=waiting.get("message", ""),
+        ended=_ended(state.get("terminated") or before.get("terminated")),
+    )
+
+
+def _ended(terminated: Mapping[str, Any] | None) -> Ended | None:
+    if terminated is None:
+        return None
+    return Ended(terminated.get("exitCode", 0), terminated.get("reason", ""), terminated.get("message", ""))
+
+
+def owned_by(manifest: Manifest, uid: str) -> bool:
+    """Whether the object's controller is the Workspace of this uid."""
+    owners = manifest["metadata"].get("ownerReferences") or ()
+    return any(owner.get("controller") and owner["uid"] == uid for owner in owners)

@@ -1,0 +1,127 @@
+"""The native engine's parts: pages are counted, prefixes shared, preemption and chunks change no token."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from inference_server.engines.native import architecture, weights
+from inference_server.engines.native.kv_cache import BLOCK, BlockAllocator, KVCache, NoBlocks, Table
+from inference_server.engines.native.model import Model
+from inference_server.engines.native.runner import Runner
+from inference_server.engines.native.sampler import Chooser, Sampling
+from inference_server.engines.native.scheduler import Scheduler, Sequence
+
+PROMPTS = [[5 + i, 12, 14, 16 + i, 7, 22 + i] * 3 for i in range(6)]
+GREEDY = Sampling(temperature=0.0)
+
+
+def generated(directory: Path, *, blocks: int, budget: int, new: int = 12) -> tuple[list[list[int]], BlockAllocator]:
+    """All prompts at once through schedule and run, in float32."""
+    of, cpu = architecture.read(directory), torch.device("cpu")
+    packed = weights.load(directory, of, dtype=torch.float32, device=cpu)
+    cache = KVCache(
+        layers=of.layers, kv_heads=of.kv_heads, head_dim=of.head_dim, blocks=blocks, dtype=torch.float32, device=cpu
+    )
+    allocator = BlockAllocator(blocks)
+    runner = Runner(Model(of, packed, cache), allocator, device=cpu)
+    scheduler = Scheduler(allocator, token_budget=budget, most_running=8)
+    sequences = [Sequence(list(prompt), new, Chooser(GREEDY)) for prompt in PROMPTS]
+    for sequence in sequences:
+        scheduler.add(sequence)
+    while work := scheduler.schedule():
+        for sequence, _ in runner.run(work):
+            if len(sequence.output) == new:
+                scheduler.finish(sequence)
+    return [sequence.output for sequence in sequences], allocator
+
+
+def reference(directory: Path, new: int = 12) -> list[list[int]]:
+    """What transformers' own generate makes of each prompt alone."""
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
+    model.generation_config.eos_token_id = None
+    out = []
+    for prompt in PROMPTS:
+        ids = torch.tensor([prompt])
+        made = model.generate(
+            ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=new, pad_token_id=0
+        )
+        out.append(made[0, len(prompt) :].tolist())
+    return out
+
+
+@pytest.mark.parametrize(
+    ("blocks", "budget"), [(64, 512), (64, 7), (8, 512)], ids=["all at once", "in chunks of seven", "preempted"]
+)
+def test_batching_chunks_and_preemption_change_no_token(tiny_model: Path, blocks: int, budget: int) -> None:
+    found, allocator = generated(tiny_model, blocks=blocks, budget=budget)
+    assert found == reference(tiny_model)
+    assert allocator.available == blocks
+
+
+def test_blocks_are_taken_shared_and_given_back() -> None:
+    allocator = BlockAllocator(4)
+    tokens = list(range(2 * BLOCK + 3))
+    first = allocator.match(tokens)
+    allocator.grow(first, len(tokens))
+    first.computed = len(tokens)
+    allocator.register(first, tokens)
+    assert allocator.available == 1
+
+    second = allocator.match([*tokens, 99])
+    assert (second.blocks, second.computed) == (first.blocks[:2], 2 * BLOCK)
+    with pytest.raises(NoBlocks):
+        allocator.grow(second, 5 * BLOCK)
+    assert second.blocks == first.blocks[:2]
+
+    allocator.release(first)
+    allocator.release(second)
+    assert allocator.available == 4
+    assert allocator.match(tokens).computed == 2 * BLOCK, "a prefix stays findable until its room is needed"
+
+
+def test_the_longest_unused_prefix_makes_room_first() -> None:
+    allocator = BlockAllocator(2)
+    for start in (0, 1000):
+        tokens = list(range(start, start + BLOCK))
+        table = Table()
+        allocator.grow(table, BLOCK)
+        table.computed = BLOCK
+        allocator.register(table, tokens)
+        allocator.release(table)
+    newcomer = Table()
+    allocator.grow(newcomer, BLOCK)
+    assert allocator.match([*range(BLOCK), 1]).computed == 0
+    assert allocator.match([*range(1000, 1000 + BLOCK), 1]).computed == BLOCK
+
+
+def test_the_text_does_not_end_before_it_may() -> None:
+    chooser = Chooser(Sampling(temperature=0.0, min_tokens=2, ends=(3,)))
+    logits = torch.tensor([0.0, 1.0, 2.0, 9.0])
+    assert chooser.choose(logits.clone(), prompt=[0], output=[1]) == 2
+    assert chooser.choose(logits.clone(), prompt=[0], output=[1, 1]) == 3
+
+
+@pytest.mark.parametrize(
+    ("sampling", "allowed"),
+    [
+        (Sampling(top_k=2), {3, 2}),
+        (Sampling(top_p=0.5), {3}),
+        (Sampling(min_p=0.5), {3}),
+        (Sampling(temperature=0.01), {3}),
+        (Sampling(logit_bias=((0, 100.0),)), {0}),
+    ],
+)
+def test_what_is_cut_off_is_never_drawn(sampling: Sampling, allowed: set[int]) -> None:
+    chooser = Chooser(sampling)
+    logits = torch.tensor([0.0, 1.0, 2.0, 4.0])
+    assert {chooser.choose(logits.clone(), prompt=[], output=[]) for _ in range(100)} <= allowed
+
+
+def test_a_seed_gives_the_same_text_whoever_is_in_the_batch() -> None:
+    logits = torch.randn(1000)
+    draws = [
+        [Chooser(Sampling(seed=7)).choose(logits.clone(), prompt=[], output=[]) for _ in range(3)] for _ in range(2)
+    ]
+    assert draws[0] == draws[1]

@@ -1,0 +1,329 @@
+"""What one Machine needs next, gate by gate."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from kaito_operator.gpu_provisioner.agent_pool import agent_pool, owner_tags
+from kaito_operator.gpu_provisioner.cloud import AgentPool
+from kaito_operator.gpu_provisioner.errors import UNAVAILABLE, Refusal, classified
+from kaito_operator.gpu_provisioner.known import Known, Refused
+from kaito_operator.gpu_provisioner.observe import Observed, observe
+from kaito_operator.gpu_provisioner.plan import Limits, plan
+from kaito_operator.mirror import Mirror
+from kaito_operator.plan import CreateInCloud, Delete, DeleteInCloud, Finalizer, Key, Plan, Ref
+from tests.support.machines import a_machine, a_node
+
+NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
+LIMITS = Limits(gone=30, launch=1200, registration=900)
+NAME = "ws0123456789"
+SIZE = {"node.kubernetes.io/instance-type": "Standard_NC12s_v3"}
+OWNER = owner_tags(a_machine(), cluster="prod")
+REF = Ref("karpenter.sh/v1alpha5", "Machine", NAME)
+QUOTA = Refusal("QuotaExceeded", f"{UNAVAILABLE}: no quota", 600.0, terminal=True)
+UNKNOWN, ABSENT = Known(), Known(absent_since=NOON)
+STEPS = ("MachineLaunched", "MachineRegistered", "MachineInitialized", "Ready")
+
+
+def a_pool(state: str, *, owner: dict[str, str] = OWNER, asked: float = 0, problem: Refusal | None = None) -> Known:
+    """A pool that was asked for so many seconds before noon."""
+    asked_at = NOON - timedelta(seconds=asked)
+    return Known(AgentPool(NAME, state, etag="e1", tags=owner, asked_at=asked_at, problem=problem))
+
+
+def seen(known: Known, *nodes: dict[str, Any], **machine: Any) -> Observed:
+    """Our Machine with its label and finalizer on, as the mirror and the pools have it."""
+
+    class Knows:
+        def known(self, name: str) -> Known:
+            return known if name == NAME else UNKNOWN
+
+    mirror = Mirror()
+    mirror.put(a_machine(**{"finalizer": True, "labels": SIZE, **machine}))
+    for node in nodes:
+        mirror.put(node)
+    found = observe(mirror, Key("", NAME), pools=Knows())
+    assert found is not None
+    return found
+
+
+def planned(known: Known, *nodes: dict[str, Any], now: datetime = NOON, **machine: Any) -> Plan:
+    """The plan for it."""
+    return plan(seen(known, *nodes, **machine), now, cluster="prod", limits=LIMITS)
+
+
+def status(*passed: str, reason: str = "", since: float = 0) -> dict[str, Any]:
+    """A status in which these steps are True and the others False, since so many seconds before noon."""
+    moment = (NOON - timedelta(seconds=since)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return {
+        "conditions": [
+            {
+                "type": step,
+                "status": "True" if step in passed else "False",
+                "reason": step.removeprefix("Machine") if step in passed else reason,
+                "lastTransitionTime": moment,
+            }
+            for step in STEPS
+        ]
+    }
+
+
+def told(todo: Plan) -> dict[str, tuple[str, str]]:
+    """Type → status and reason of the conditions that a plan writes."""
+    (report,) = todo.report
+    return {c["type"]: (c["status"], c["reason"]) for c in report.status["conditions"]}
+
+
+def test_first_comes_the_finalizer_and_nothing_else() -> None:
+    assert planned(UNKNOWN, finalizer=False) == Plan(seen(UNKNOWN).subject, finalizer=Finalizer.ADD)
+
+
+def test_then_the_pool_is_asked_for() -> None:
+    todo = planned(UNKNOWN)
+    assert todo.cloud == (CreateInCloud(NAME, agent_pool(a_machine(), cluster="prod", now=NOON)),)
+    assert told(todo) == {
+        "MachineLaunched": ("False", "Launching"),
+        "MachineRegistered": ("False", "MachineNotLaunched"),
+        "MachineInitialized": ("False", "MachineNotLaunched"),
+        "Ready": ("False", "Launching"),
+    }
+
+
+def test_the_type_column_is_filled_from_the_requirements() -> None:
+    (labelled,) = planned(UNKNOWN, labels={}).apply
+    assert labelled.manifest["metadata"] == {"name": NAME, "labels": SIZE}
+    assert labelled.uid == "machine-uid"
+
+
+PROGRESS: dict[str, tuple[Known, list[dict[str, Any]], int, str]] = {
+    "creating": (a_pool("Creating"), [], 0, "Creating"),
+    "updating": (a_pool("Updating"), [], 0, "Creating"),
+    "no node yet": (a_pool("Succeeded"), [], 1, "NodeNotFound"),
+    "a spare node": (a_pool("Succeeded"), [a_node(), a_node(number=1)], 1, "MultipleNodesFound"),
+    "somebody else's node": (a_pool("Succeeded"), [a_node(pool="other")], 1, "NodeNotFound"),
+    "node not ready": (a_pool("Succeeded"), [a_node(ready=False)], 2, "NodeNotReady"),
+    "node before the pool says Succeeded": (a_pool("Creating"), [a_node(ready=False)], 2, "NodeNotReady"),
+    "node being set up": (
+        a_pool("Succeeded"),
+        [a_node(taints=["node.cloudprovider.kubernetes.io/uninitialized"])],
+        2,
+        "KnownEphemeralTaintsExist",
+    ),
+    "ready": (a_pool("Succeeded"), [a_node()], 3, ""),
+    "ready, and a later change of the pool failed": (a_pool("Failed"), [a_node()], 3, ""),
+}
+
+
+@pytest.mark.parametrize("case", PROGRESS)
+def test_each_step_waits_for_the_one_before(case: str) -> None:
+    known, nodes, passed, reason = PROGRESS[case]
+    todo = planned(known, *nodes)
+    conditions = told(todo)
+    assert [conditions[step][0] for step in STEPS[:3]] == ["True"] * passed + ["False"] * (3 - passed)
+    assert conditions["Ready"] == (("True", "Ready") if passed == 3 else ("False", reason))
+    assert passed == 3 or conditions[STEPS[passed]] == ("False", reason)
+    assert todo.cloud == ()
+
+
+def test_startup_taints_and_requested_resources_are_waited_for() -> None:
+    machine = a_machine(finalizer=True, labels=SIZE)
+    machine["spec"]["startupTaints"] = [{"key": "driver", "effect": "NoSchedule"}]
+    machine["spec"]["resources"]["requests"]["nvidia.com/gpu"] = "2"
+
+    def reason(node: dict[str, Any]) -> tuple[str, str]:
+        return told(
+            plan(replace(seen(a_pool("Succeeded"), node), machine=machine), NOON, cluster="prod", limits=LIMITS)
+        )["MachineInitialized"]
+
+    assert reason(a_node(taints=["driver"])) == ("False", "StartupTaintsExist")
+    assert reason(a_node()) == ("False", "ResourceNotRegistered")
+    assert reason(a_node(gpus=2)) == ("True", "Initialized")
+
+
+def test_the_node_becomes_ours_and_tells_the_machine_what_it_is() -> None:
+    todo = planned(a_pool("Succeeded"), a_node())
+    (claim,) = todo.apply
+    assert claim.manifest["metadata"] == {
+        "name": f"aks-{NAME}-12345678-vmss000000",
+        "labels": {"karpenter.sh/registered": "true", "karpenter.sh/initialized": "true"},
+        "ownerReferences": [
+            {
+                "apiVersion": "karpenter.sh/v1alpha5",
+                "kind": "Machine",
+                "name": NAME,
+                "uid": "machine-uid",
+                "blockOwnerDeletion": True,
+            }
+        ],
+    }
+    written = {key: value for key, value in todo.report[0].status.items() if key != "conditions"}
+    assert written == {
+        "nodeName": f"aks-{NAME}-12345678-vmss000000",
+        "providerID": a_node()["spec"]["providerID"],
+        "capacity": {"cpu": "12"},
+        "allocatable": {"cpu": "11"},
+    }
+
+
+def test_a_transition_is_an_event_and_the_next_pass_tells_nothing() -> None:
+    first = planned(a_pool("Succeeded"), a_node())
+    assert [(event.type, event.reason) for event in first.events] == [
+        ("Normal", "Launched"),
+        ("Normal", "Registered"),
+        ("Normal", "Initialized"),
+        ("Normal", "Ready"),
+    ]
+    owned = a_node(owner="machine-uid", labels={"karpenter.sh/registered": "true", "karpenter.sh/initialized": "true"})
+    later = NOON + timedelta(hours=1)
+    assert planned(a_pool("Succeeded"), owned, status=first.report[0].status, now=later) == Plan(seen(UNKNOWN).subject)
+
+
+# Refused
+
+
+def test_a_no_is_told_and_not_asked_again_before_its_time() -> None:
+    until = NOON + timedelta(seconds=600)
+    known = Known(absent_since=NOON, create_refused=Refused(QUOTA, until))
+    todo = planned(known)
+    assert (todo.cloud, todo.look_again) == ((), 600)
+    (launched,) = [c for c in todo.report[0].status["conditions"] if c["type"] == "MachineLaunched"]
+    assert (launched["status"], launched["reason"]) == ("False", "QuotaExceeded")
+    assert launched["message"].startswith("all requested instance types were unavailable during launch")
+    assert [(event.type, event.reason) for event in todo.events] == [("Warning", "QuotaExceeded")]
+
+    again = planned(known, now=until)
+    assert [type(step) for step in again.cloud] == [CreateInCloud]
+    assert told(again)["Ready"] == ("False", "QuotaExceeded")
+
+
+def test_what_no_pool_can_be_is_told_once_and_costs_nothing() -> None:
+    todo = planned(UNKNOWN, sizes=["Standard_NC6s_v3", "Standard_NC12s_v3"])
+    assert (todo.cloud, told(todo)["MachineLaunched"]) == ((), ("False", "InvalidMachine"))
+    assert planned(UNKNOWN, sizes=["a", "b"], status=dict(todo.report[0].status)).events == ()
+
+
+@pytest.mark.money
+@pytest.mark.parametrize("state", ["Creating", "Succeeded", "Failed", "Deleting"])
+def test_somebody_elses_pool_of_the_name_is_not_taken_for_ours_nor_is_its_node(state: str) -> None:
+    foreign = a_pool(state, owner={**OWNER, "kaito.sh_machine-uid": "somebody"})
+    todo = planned(foreign, a_node())
+    assert todo.apply == ()
+    assert [type(step) for step in todo.cloud] == [CreateInCloud]  # whose live look refuses it, and says why
+    assert told(todo)["MachineLaunched"] == ("False", "Launching")
+
+
+# Given up
+
+
+def test_a_failed_pool_goes_before_the_next_try_and_says_why() -> None:
+    problem = classified(400, {"code": "ZonalAllocationFailed", "message": "none left"})
+    todo = planned(a_pool("Failed", problem=problem))
+    assert todo.cloud == (DeleteInCloud(NAME, OWNER, etag="e1"),)
+    assert told(todo)["MachineLaunched"] == ("False", "AllocationFailed")
+
+
+def test_a_pool_that_is_created_for_too_long_is_given_up() -> None:
+    in_time, late = planned(a_pool("Creating", asked=1199)), planned(a_pool("Creating", asked=1200))
+    assert (in_time.cloud, in_time.look_again) == ((), 1)
+    assert late.cloud == (DeleteInCloud(NAME, OWNER, etag="e1"),)
+    assert told(late)["MachineLaunched"] == ("False", "LaunchTimeout")
+
+
+def test_a_node_that_does_not_join_for_too_long_is_given_up_with_its_pool() -> None:
+    in_time = planned(a_pool("Succeeded", asked=9999), status=status("MachineLaunched", since=899))
+    late = planned(a_pool("Succeeded", asked=9999), status=status("MachineLaunched", since=900))
+    assert (in_time.cloud, in_time.look_again) == ((), 1)
+    assert late.cloud == (DeleteInCloud(NAME, OWNER, etag="e1"),)
+    assert told(late)["MachineLaunched"] == ("False", "RegistrationTimeout")
+
+
+def test_a_node_that_is_lost_gets_the_same_time_to_come_back() -> None:
+    before = status("MachineLaunched", "MachineRegistered", "MachineInitialized", "Ready", since=99999)
+    lost = planned(a_pool("Succeeded", asked=99999), status=before)
+    assert (lost.cloud, told(lost)["MachineRegistered"]) == ((), ("False", "NodeNotFound"))
+    assert lost.report[0].status["conditions"][2]["lastTransitionTime"] == "2026-01-02T12:00:00Z"
+
+
+def test_what_a_deletion_is_refused_for_is_not_asked_again_before_its_time() -> None:
+    busy = Refused(Refusal("OperationInProgress", "busy", 15.0), NOON + timedelta(seconds=15))
+    todo = planned(replace(a_pool("Failed"), delete_refused=busy))
+    assert (todo.cloud, todo.look_again) == ((), 15)
+
+
+def test_while_a_given_up_pool_goes_the_machine_keeps_saying_why() -> None:
+    before = status(reason="RegistrationTimeout")
+    assert planned(a_pool("Deleting"), status=before) == Plan(seen(UNKNOWN).subject)
+
+
+def test_a_pool_that_somebody_deletes_is_said_to_go() -> None:
+    before = status("MachineLaunched", "MachineRegistered", "MachineInitialized", "Ready")
+    todo = planned(a_pool("Deleting"), a_node(), status=before)
+    assert (todo.cloud, told(todo)["Ready"]) == ((), ("False", "PoolDeleted"))
+
+
+def test_after_a_restart_a_machine_that_was_launched_stays_as_it_is_until_the_cloud_was_asked() -> None:
+    before = status("MachineLaunched", "MachineRegistered", "MachineInitialized", "Ready")
+    assert planned(UNKNOWN, a_node(), status=before) == Plan(seen(UNKNOWN).subject)
+    lost = planned(ABSENT, status=before)
+    assert ([type(step) for step in lost.cloud], told(lost)["Ready"]) == ([CreateInCloud], ("False", "Launching"))
+
+
+# Deletion
+
+GONE_LONG = Known(absent_since=NOON - timedelta(seconds=30))
+BUSY = Refused(Refusal("AuthorizationFailed", "no role any more", 300.0), NOON + timedelta(seconds=300))
+
+
+def test_a_deleted_machine_without_our_finalizer_is_left_to_others() -> None:
+    assert not planned(UNKNOWN, deleting=True, finalizer=False).writes
+
+
+@pytest.mark.money
+@pytest.mark.parametrize(
+    "known", [UNKNOWN, a_pool("Creating"), a_pool("Succeeded"), a_pool("Failed"), a_pool("Updating")]
+)
+def test_the_pool_is_deleted_by_name_whatever_is_known_of_it(known: Known) -> None:
+    todo = planned(known, deleting=True)
+    assert (todo.cloud, todo.finalizer) == ((DeleteInCloud(NAME, OWNER),), Finalizer.KEEP)
+    assert told(todo) == {"Ready": ("False", "Terminating")}
+
+
+@pytest.mark.money
+def test_the_finalizer_waits_for_the_second_404_and_for_the_node() -> None:
+    soon = planned(Known(absent_since=NOON - timedelta(seconds=20)), deleting=True)
+    assert (soon.finalizer, soon.look_again) == (Finalizer.KEEP, 10.1)
+
+    node = a_node()
+    left = planned(GONE_LONG, node, deleting=True)
+    assert (left.finalizer, left.delete) == (Finalizer.KEEP, (Delete(Ref.of(node), "node-uid"),))
+
+    done = planned(GONE_LONG, deleting=True)
+    assert done == Plan(seen(UNKNOWN, deleting=True).subject, finalizer=Finalizer.DROP, gone_in_cloud=(NAME,))
+
+
+@pytest.mark.money
+def test_a_refused_deletion_is_told_and_keeps_the_finalizer() -> None:
+    for known in (a_pool("Succeeded"), GONE_LONG, UNKNOWN):
+        todo = planned(replace(known, delete_refused=BUSY), deleting=True)
+        assert (todo.finalizer, todo.cloud, todo.look_again) == (Finalizer.KEEP, (), 300)
+        assert todo.report[0].status["conditions"][-1]["message"] == "no role any more"
+
+
+def test_a_refused_create_does_not_hold_up_the_deletion() -> None:
+    todo = planned(Known(create_refused=Refused(QUOTA, NOON + timedelta(seconds=600))), deleting=True)
+    assert todo.cloud == (DeleteInCloud(NAME, OWNER),)
+
+
+def test_a_deletion_keeps_what_was_known_of_the_node() -> None:
+    node = {"nodeName": "n", "providerID": "p", "capacity": {}, "allocatable": {}}
+    before = {**node, **status("MachineLaunched", "MachineRegistered")}
+    written = planned(a_pool("Deleting"), deleting=True, status=before).report[0].status
+    assert {**written, "conditions": None} == {**node, "conditions": None}
+    assert [(c["type"], c["status"]) for c in written["conditions"]] == [
+        ("MachineInitialized", "False"),
+        ("MachineLaunched", "True"),
+        ("MachineRegistered", "True"),
+        ("Ready", "False"),
+    ]

@@ -1,0 +1,100 @@
+"""What keeps machines and nodes from being ready: from what is seen to the leaf reason, the object and the cure."""
+
+from typing import Any
+
+import pytest
+
+from kaito_operator.workspace.machines import machine_name
+from tests.support.builders import UID, a_machine, a_node, a_ready_machine, a_workspace, machine_conditions
+from tests.support.planning import conditions, planned
+
+FIRST, SECOND = (machine_name(UID, slot=slot, attempt=1) for slot in (0, 1))
+WHAT = f"Machine {FIRST} (Standard_D2s_v5)"
+FAILURES = [
+    (0, "QuotaExceeded", "QuotaExceeded", "ask for more quota, or take another instanceType"),
+    (0, "SkuNotAvailable", "SkuNotAvailable", "take another instanceType or region"),
+    (0, "AllocationFailed", "AllocationFailed", "the cloud has none free: wait, or take another instanceType"),
+    (0, "AuthorizationFailed", "AuthorizationFailed", "give the provisioner's identity the role it lacks"),
+    (0, "Throttled", "Throttled", "the cloud asks to wait; it is tried again"),
+    (0, "LaunchTimeout", "LaunchTimeout", "see the logs of the provisioner"),
+    (1, "RegistrationTimeout", "RegistrationTimeout", "see why the machine's kubelet does not join the cluster"),
+    (0, "SubnetFull", "machineFailedCreation", "see the Machine's status"),
+]
+
+
+@pytest.mark.parametrize(("done", "said", "reason", "cure"), FAILURES)
+def test_a_machine_that_fails_says_why(done: int, said: str, reason: str, cure: str) -> None:
+    todo = planned(a_workspace(), a_machine(FIRST, conditions=machine_conditions(done, said, "the cloud's words")))
+    assert conditions(todo)["MachineReady"] == ("False", reason, f"{WHAT}: the cloud's words. What to do: {cure}")
+    assert conditions(todo)["WorkspaceReady"] == conditions(todo)["MachineReady"]
+    assert (todo.apply, todo.delete) == ((), ())
+
+
+def test_one_machine_that_fails_is_told_though_another_is_on_its_way() -> None:
+    failing = a_machine(SECOND, conditions=machine_conditions(0, "QuotaExceeded", "no cores left"))
+    on_its_way = a_machine(FIRST, conditions=machine_conditions(1, "NodeNotFound"))
+    assert conditions(planned(a_workspace(count=2), on_its_way, failing))["MachineReady"][1] == "QuotaExceeded"
+
+
+def test_a_provisioner_that_does_not_answer_is_told_after_two_minutes() -> None:
+    young = planned(a_workspace(), a_machine(FIRST, created="2026-01-02T11:59:00Z"))
+    assert conditions(young)["MachineReady"][:2] == ("Unknown", "CreateMachinePending")
+    assert young.look_again == 61.0
+    old = planned(a_workspace(), a_machine(FIRST, created="2026-01-02T11:58:00Z"))
+    assert conditions(old)["MachineReady"] == (
+        "False",
+        "ProvisionerNotAnswering",
+        f"{WHAT}: no provisioner has answered for 2 minutes. "
+        "What to do: see whether gpu-provisioner is installed and runs",
+    )
+
+
+NODES: list[tuple[dict[str, Any], tuple[str, str], str]] = [
+    ({"ready": False}, ("False", "NodeNotReady"), "Node n is not Ready: container runtime is down"),
+    ({"pressures": ["DiskPressure"]}, ("False", "NodeDiskPressure"), "Node n has DiskPressure: the kubelet is short"),
+    ({"pressures": ["MemoryPressure"]}, ("False", "NodeMemoryPressure"), "Node n has MemoryPressure"),
+]
+
+
+@pytest.mark.parametrize(("fields", "expected", "says"), NODES)
+def test_a_node_in_trouble_is_named(fields: dict[str, Any], expected: tuple[str, str], says: str) -> None:
+    todo = planned(a_workspace(), a_ready_machine(FIRST, node="n"), a_node("n", held_by="chat", pool=FIRST, **fields))
+    status, reason, message = conditions(todo)["ResourceReady"]
+    assert (status, reason) == expected
+    assert message.startswith(says)
+    assert todo.apply == ()
+
+
+GPU_WORKSPACE = a_workspace(preset="falcon-7b", instance_type="Standard_NC48ads_A100_v4")
+
+
+def without_gpus(*, ready_since: str) -> dict[str, Any]:
+    size = "Standard_NC48ads_A100_v4"
+    return a_node("n", instance_type=size, held_by="chat", pool=FIRST, gpus=1, ready_since=ready_since)
+
+
+def test_gpus_are_waited_for_and_missed_after_five_minutes() -> None:
+    machine = a_ready_machine(FIRST, node="n", instance_type="Standard_NC48ads_A100_v4")
+    told = "Node n advertises 1 of 2 nvidia.com/gpu"
+    soon = planned(GPU_WORKSPACE, machine, without_gpus(ready_since="2026-01-02T11:56:00Z"))
+    assert conditions(soon)["ResourceReady"] == ("Unknown", "workspaceResourceStatusNotReady", told)
+    assert soon.look_again == 61.0
+    late = planned(GPU_WORKSPACE, machine, without_gpus(ready_since="2026-01-02T11:55:00Z"))
+    assert conditions(late)["ResourceReady"] == (
+        "False",
+        "GPUPluginMissing",
+        f"{told}. What to do: install the NVIDIA device plugin, or see its logs",
+    )
+
+
+def test_too_few_own_nodes_are_counted_with_what_they_must_have() -> None:
+    expression = {"key": "zone", "operator": "In", "values": ["a", "b"]}
+    selector = {
+        "matchLabels": {"team": "x"},
+        "matchExpressions": [expression, {"key": "old", "operator": "DoesNotExist"}],
+    }
+    workspace = a_workspace(preset="falcon-40b", instance_type="", resource={"labelSelector": selector})
+    assert conditions(planned(workspace))["ResourceReady"][2] == (
+        "0 of 1 nodes are Ready, bear team=x, zone In (a, b), old DoesNotExist, have 2 free nvidia.com/gpu "
+        'and belong to no other Workspace. What to do: label more nodes; with instanceType "" none are bought'
+    )

@@ -1,0 +1,34 @@
+"""Plans of the Workspace controller at noon, with the real catalogue."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from kaito_operator.plan import Plan
+from kaito_operator.workspace.images import Images
+from kaito_operator.workspace.plan import plan
+from presets.catalog import load_catalog
+from tests.support.builders import NOON, seen_of
+
+IMAGES = Images("registry.example.com/presets", "1.2.3")
+
+
+def planned(workspace: Mapping[str, Any], *others: Mapping[str, Any], now: datetime = NOON) -> Plan:
+    """What is planned for a Workspace in a cluster that holds the other objects."""
+    return plan(seen_of(workspace, *others), now, catalog=load_catalog(), images=IMAGES)
+
+
+def conditions(todo: Plan) -> dict[str, tuple[str, str, str]]:
+    """Status, reason and message of the conditions that a plan reports, by type."""
+    entries = todo.report[0].status["conditions"] if todo.report else []
+    return {entry["type"]: (entry["status"], entry["reason"], entry["message"]) for entry in entries}
+
+
+def applied(todo: Plan, kind: str) -> list[Mapping[str, Any]]:
+    """The manifests of one kind that a plan applies."""
+    return [step.manifest for step in todo.apply if step.manifest["kind"] == kind]
+
+
+def deleted(todo: Plan) -> list[str]:
+    """What a plan deletes."""
+    return [str(step.ref) for step in todo.delete]
