@@ -47,7 +47,7 @@ class Stale(Exception):
 class CloudDoor(Protocol):
     """What a provider must offer to have cloud steps carried out. Each method looks at the live cloud first.
 
-    When that look fails they raise ``workqueue.Retry``: nothing is decided on what was not seen.
+    Nothing is decided on what could not be seen: a look that fails is remembered as a refusal, or a no.
     """
 
     async def create(self, step: CreateInCloud) -> None:

@@ -12,7 +12,6 @@ from pydantic_core import PydanticCustomError
 Short = Annotated[str, StringConstraints(max_length=63)]
 Name = Annotated[str, StringConstraints(max_length=253)]
 Line = Annotated[str, StringConstraints(max_length=1024)]
-Timestamp = Annotated[str, WithJsonSchema({"type": "string", "format": "date-time"})]
 Free = Annotated[dict[str, Any], WithJsonSchema({"type": "object", "x-kubernetes-preserve-unknown-fields": True})]
 """An object that another API describes; kept as it is."""
 
@@ -24,7 +23,11 @@ class ApiModel(BaseModel):
 
 
 def cel(rule: str, says: str, *, also_without_old: bool = False) -> dict[str, Any]:
-    """One rule that the API server checks. ``also_without_old``: it speaks of ``oldSelf``, and creation has none."""
+    """One rule that the API server checks. ``also_without_old``: it speaks of ``oldSelf``, and creation has none.
+
+    A rule asks ``has`` before it reads, also of required fields: what fails for an object that was stored under older
+    rules is forgiven while the field stays as it was, but a rule that cannot be evaluated at all is not.
+    """
     return {"rule": rule, "message": says, **({"optionalOldSelf": True} if also_without_old else {})}
 
 

@@ -168,10 +168,14 @@ class Adapter(ApiModel):
     model_config = ConfigDict(
         json_schema_extra=checked(
             cel(
-                "has(self.source.name) && self.source.name.matches('^[A-Za-z0-9]([-A-Za-z0-9]*[A-Za-z0-9])?$')",
+                "!has(self.source) || has(self.source.name) && "
+                "self.source.name.matches('^[A-Za-z0-9]([-A-Za-z0-9]*[A-Za-z0-9])?$')",
                 "an adapter needs source.name: letters, digits and '-'",
             ),
-            cel("has(self.source.image)", "an adapter needs source.image: write registry/repository:tag"),
+            cel(
+                "!has(self.source) || has(self.source.image)",
+                "an adapter needs source.image: write registry/repository:tag",
+            ),
         )
     )
 
@@ -207,8 +211,8 @@ class Inference(ApiModel):
         description=f"LoRA adapters, at most {MOST_ADAPTERS}. None by default.",
         json_schema_extra=checked(
             cel(
-                "self.all(a, !has(a.source.name) || "
-                "self.exists_one(b, has(b.source.name) && b.source.name == a.source.name))",
+                "self.all(a, !has(a.source) || !has(a.source.name) || "
+                "self.exists_one(b, has(b.source) && has(b.source.name) && b.source.name == a.source.name))",
                 "two adapters have the same source.name: give each its own",
             )
         ),

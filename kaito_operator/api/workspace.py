@@ -129,13 +129,18 @@ class Workspace:
     @property
     def conditions(self) -> dict[str, Mapping[str, Any]]:
         """The conditions as last written, by type."""
-        seen = self.status.get("conditions")
-        return by_type(c for c in seen if isinstance(c, Mapping) and "type" in c) if isinstance(seen, list) else {}
+        return conditions_of(self.status)
 
     @property
     def load_balanced(self) -> bool:
         """Whether its Service is to be a LoadBalancer. KAITO reads "True" alone; any case will do."""
         return self.annotations.get(labels.ENABLE_LB, "").lower() == "true"
+
+
+def conditions_of(status: object) -> dict[str, Mapping[str, Any]]:
+    """The conditions of a status by type, whatever older rules may have let into it."""
+    seen = status.get("conditions") if isinstance(status, Mapping) else None
+    return by_type(c for c in seen if isinstance(c, Mapping) and "type" in c) if isinstance(seen, list) else {}
 
 
 def parse_workspace(manifest: Manifest) -> Workspace:

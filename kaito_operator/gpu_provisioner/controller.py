@@ -5,6 +5,7 @@ from functools import partial
 
 from kaito_operator.api import labels
 from kaito_operator.api.kinds import MACHINE, NODE
+from kaito_operator.clock import Clock, system_clock
 from kaito_operator.gpu_provisioner.cloud import Cloud
 from kaito_operator.gpu_provisioner.observe import Observed, observe
 from kaito_operator.gpu_provisioner.plan import Limits, plan
@@ -18,7 +19,9 @@ OURS: dict[str, str | None] = {labels.WORKSPACE: None}
 """Other people's Machines are other provisioners' business."""
 
 
-def provisioner_controller(settings: ProvisionerSettings, cloud: Cloud | None = None) -> Controller[Observed]:
+def provisioner_controller(
+    settings: ProvisionerSettings, cloud: Cloud | None = None, *, clock: Clock = system_clock
+) -> Controller[Observed]:
     """Machine → agent pool → Node. Without ``cloud``, the AKS cluster that the settings name."""
     if cloud is None:
         from kaito_operator.gpu_provisioner.azure import connect
@@ -29,6 +32,7 @@ def provisioner_controller(settings: ProvisionerSettings, cloud: Cloud | None = 
         poll_seconds=settings.poll_seconds,
         most_pools=settings.most_pools,
         creates_per_10_minutes=settings.creates_per_10_minutes,
+        clock=clock,
     )
     limits = Limits(
         gone=settings.gone_seconds, launch=settings.launch_seconds, registration=settings.registration_seconds

@@ -33,6 +33,8 @@ class Meaning(NamedTuple):
 MINUTES, HOURS = 60.0, 3600.0
 LONGEST_WAIT = 1 * HOURS
 """A server may wish for any Retry-After, and gets this much at most."""
+LONGEST_TEXT = 1000
+"""Characters of what the cloud says that reach a condition and an Event."""
 
 QUOTA = Meaning(
     "QuotaExceeded", 10 * MINUTES, True, "ask Azure for more quota, or take another instanceType", unavailable=True
@@ -87,7 +89,7 @@ def classified(status: int, body: Mapping[str, Any] | None, *, retry_after: floa
     ``retry_after``: the seconds that the server asked for.
     """
     told = list(_flattened(body or {}))
-    text = "; ".join(message for _, message in told if message) or f"HTTP {status}"
+    text = _one_line("; ".join(message for _, message in told if message)) or f"HTTP {status}"
     # The innermost detail is the cause, the outer ones only wrap it.
     meanings = (_by_code(code, message) for code, message in reversed(told))
     meaning = next((found for found in meanings if found is not None), None) or _by_status(status)
@@ -116,6 +118,11 @@ def _refusal(meaning: Meaning, text: str, retry_after: float | None) -> Refusal:
     wish = meaning.retry_after if retry_after is None else retry_after
     wait = max(wish, meaning.retry_after) if meaning.terminal else wish
     return Refusal(meaning.reason, message, min(wait, LONGEST_WAIT), meaning.terminal)
+
+
+def _one_line(text: str) -> str:
+    """Something between us and Azure may answer with a whole page."""
+    return " ".join(text.split())[:LONGEST_TEXT]
 
 
 def _flattened(error: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

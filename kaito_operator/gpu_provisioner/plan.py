@@ -103,10 +103,12 @@ def _patience(seen: Observed, pool: AgentPool, now: datetime, *, limits: Limits)
     if pool.state != "Succeeded":
         since = None if _is_true(seen, LAUNCH) else pool.asked_at
         return None if since is None else limits.launch - (now - since).total_seconds()
-    turned = [_turned(seen, LAUNCH, "True"), _turned(seen, REGISTRATION, "False")]
-    if None in turned:
+    launched, unregistered = _turned(seen, LAUNCH, "True"), _turned(seen, REGISTRATION, "False")
+    if launched is None or unregistered is None:
         return None  # this pass writes the time from which on it counts
-    return limits.registration - (now - max(since for since in turned if since)).total_seconds()
+    # The conditions may still tell of the pool before this one.
+    since = max(launched, unregistered, pool.asked_at or launched)
+    return limits.registration - (now - since).total_seconds()
 
 
 def _turned(seen: Observed, step: str, status: str) -> datetime | None:

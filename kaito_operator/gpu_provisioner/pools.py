@@ -134,7 +134,11 @@ class Pools:
                 pause = await self.follow_once(add, mirror)
                 await asyncio.sleep(pause)
         finally:
-            await self._cloud.close()
+            await self.close()
+
+    async def close(self) -> None:
+        """Lets go of the connections to the cloud."""
+        await self._cloud.close()
 
     async def follow_once(self, add: Callable[[Key], None], mirror: Mirror) -> float:
         """One round of it. Answers in how many seconds the next is due."""

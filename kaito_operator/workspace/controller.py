@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from functools import partial
 
 from kaito_operator.api import labels
-from kaito_operator.api.conditions import by_type
 from kaito_operator.api.kinds import DEPLOYMENT, MACHINE, NODE, POD, SERVICE, WORKSPACE
 from kaito_operator.api.reasons import ConditionType
+from kaito_operator.api.workspace import conditions_of
 from kaito_operator.mirror import Mirror
 from kaito_operator.plan import Key, Manifest
 from kaito_operator.reconciler import Controller, Watch
@@ -57,6 +57,6 @@ def concerns(manifest: Manifest, mirror: Mirror) -> Iterator[Key]:
 def _in_want_of_nodes(mirror: Mirror) -> Iterator[Key]:
     """Everybody who has too few: a pass tells whether the node is of use."""
     for workspace in mirror.all(WORKSPACE):
-        meta, status = workspace["metadata"], workspace.get("status") or {}
-        if not is_true(by_type(status.get("conditions") or ()), ConditionType.RESOURCE_READY):
+        meta = workspace["metadata"]
+        if not is_true(conditions_of(workspace.get("status")), ConditionType.RESOURCE_READY):
             yield Key(meta["namespace"], meta["name"])

@@ -23,10 +23,12 @@ STEPS = (
 PROGRESS = {
     "",
     "AwaitingReconciliation",
+    "Changed",
     "Creating",
     "KnownEphemeralTaintsExist",
     "Launching",
     "MachineNotLaunched",
+    "MultipleNodesFound",
     "NodeNotFound",
     "NodeNotReady",
     "OperationInProgress",
@@ -35,15 +37,15 @@ PROGRESS = {
 }
 """Reasons of a False condition with which nothing is wrong: Karpenter 0.29 says False while it waits."""
 MACHINE_FAILURES = {
-    "AllocationFailed": (Reason.ALLOCATION_FAILED, "the cloud has none free: wait, or take another instanceType"),
-    "AuthorizationFailed": (Reason.AUTHORIZATION_FAILED, "give the provisioner's identity the role it lacks"),
-    "LaunchTimeout": (Reason.LAUNCH_TIMEOUT, "see the logs of the provisioner"),
-    "QuotaExceeded": (Reason.QUOTA_EXCEEDED, "ask for more quota, or take another instanceType"),
-    "RegistrationTimeout": (Reason.REGISTRATION_TIMEOUT, "see why the machine's kubelet does not join the cluster"),
-    "SkuNotAvailable": (Reason.SKU_NOT_AVAILABLE, "take another instanceType or region"),
-    "Throttled": (Reason.THROTTLED, "the cloud asks to wait; it is tried again"),
+    "AllocationFailed": Reason.ALLOCATION_FAILED,
+    "AuthorizationFailed": Reason.AUTHORIZATION_FAILED,
+    "LaunchTimeout": Reason.LAUNCH_TIMEOUT,
+    "QuotaExceeded": Reason.QUOTA_EXCEEDED,
+    "RegistrationTimeout": Reason.REGISTRATION_TIMEOUT,
+    "SkuNotAvailable": Reason.SKU_NOT_AVAILABLE,
+    "Throttled": Reason.THROTTLED,
 }
-"""The provisioner's reason → ours, and what to do. The Machine's own message says the rest."""
+"""The provisioner's reasons that are ours, too. It knows its cloud, so its message says what to do."""
 ANSWER_SECONDS = 120.0
 """A provisioner that lives answers a new Machine within seconds."""
 PLUGIN_SECONDS = 300.0
@@ -111,8 +113,10 @@ def _machine_failure(machine: Machine, *, now: datetime) -> Finding | None:
     condition = machine.conditions.get(_open_step(machine.conditions)[0], {})
     if condition.get("status") != "False" or condition.get("reason", "") in PROGRESS:
         return None
-    reason, cure = MACHINE_FAILURES.get(condition["reason"], (Reason.MACHINE_FAILED, "see the Machine's status"))
-    return wrong(reason, f"{what}: {condition.get('message') or condition['reason']}", cure=cure)
+    reason, said = condition["reason"], condition.get("message", "")
+    if reason in MACHINE_FAILURES:
+        return wrong(MACHINE_FAILURES[reason], f"{what}: {said or reason}")
+    return wrong(Reason.MACHINE_FAILED, f"{what}: {reason}: {said}")
 
 
 def nodes(placed: Placement, resource: Resource, *, gpus: int, now: datetime) -> Finding:

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from kaito_operator.api.conditions import Condition, Truth
 from kaito_operator.api.reasons import ConditionType, Reason
 
+LONGEST_MESSAGE = 4096
+"""The API server takes 32768 characters; what is longer than this nobody reads, and it is somebody else's words."""
+
 
 @dataclass(frozen=True, slots=True)
 class Finding:
@@ -23,7 +26,9 @@ class Finding:
 
     def condition(self, type: ConditionType) -> Condition:
         """The finding as a condition of this type."""
-        return Condition(type.value, self.status, self.reason.value, self.message)
+        cut = len(self.message) > LONGEST_MESSAGE
+        message = f"{self.message[: LONGEST_MESSAGE - 1]}…" if cut else self.message
+        return Condition(type.value, self.status, self.reason.value, message)
 
 
 def passed(reason: Reason, message: str = "") -> Finding:

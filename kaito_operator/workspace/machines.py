@@ -13,7 +13,6 @@ from presets.catalog import InstanceType, Model
 
 PROVISIONER = "default"
 FIRST_ATTEMPT = 1
-GPU_TAINT = {"key": "sku", "value": "gpu", "effect": "NoSchedule"}
 
 
 def machine_name(uid: str, *, slot: int, attempt: int) -> str:
@@ -93,6 +92,6 @@ def _machine(
                 {"key": labels.OS, "operator": "In", "values": ["linux"]},
             ],
             "resources": {"requests": {"storage": f"{model.disk_gib}Gi"}},
-            **({"taints": [GPU_TAINT]} if size.gpus else {}),
+            **({"taints": [{"key": "sku", "value": "gpu", "effect": "NoSchedule"}]} if size.gpus else {}),
         },
     }

@@ -14,8 +14,9 @@ from kaito_operator.api.labels import WORKSPACE_FINALIZER
 from kaito_operator.handlers import watch
 from kaito_operator.kube.client import Kube
 from kaito_operator.metrics import Metrics
-from kaito_operator.plan import Key
-from kaito_operator.reconciler import KindAppeared, Reconciler, Watch
+from kaito_operator.mirror import Mirror
+from kaito_operator.plan import Event, Key, Plan, Ref
+from kaito_operator.reconciler import RESTLESS, KindAppeared, Reconciler, Watch
 from kaito_operator.workqueue import Retry
 from tests.support.control_plane import ApiServer, establish
 from tests.support.tiny_controller import POISON, Seen, a_workspace, tiny_controller, workspaces
@@ -192,6 +193,33 @@ async def test_a_late_event_changes_nothing_and_wakes_nobody(api_server: ApiServ
     await at_rest(loop, Key(namespace, "w"))
     loop.saw(known or {}, gone=False)
     assert loop.mirror.get(WORKSPACE, "w", namespace) is None, "the echo of a gone object brings nothing back"
+
+
+async def test_a_key_that_finds_no_rest_is_held_back(api_server: ApiServer, kube: Kube, namespace: str) -> None:
+    made = api_server.ask("POST", workspaces(namespace), a_workspace("w", namespace))
+    told = Event(Ref.of(made), made["metadata"]["uid"], "Normal", "Again", "and again")
+    restless = dataclasses.replace(tiny_controller(), plan=lambda seen, _: Plan(seen.subject, events=(told,)))
+    loop = Reconciler(restless, kube, metrics=Metrics("tiny"))
+    await loop.resync()
+    pauses = [await loop.reconcile(Key(namespace, "w")) for _ in range(RESTLESS + 3)]
+    assert pauses == [0.0] * RESTLESS + [0.4, 0.8, 1.6]
+
+
+async def test_an_object_that_changes_its_owner_wakes_both(api_server: ApiServer, kube: Kube, namespace: str) -> None:
+    looked_at: list[Key] = []
+
+    def observe(_: Mirror, key: Key) -> None:
+        looked_at.append(key)
+
+    loop = Reconciler(dataclasses.replace(tiny_controller(), observe=observe), kube, metrics=Metrics("tiny"))
+    configs = f"/api/v1/namespaces/{namespace}/configmaps"
+    labelled = {"metadata": {"name": "c", "labels": {"kaito.sh/workspace": "before"}}}
+    async with running(loop, kube):
+        api_server.ask("POST", configs, labelled)
+        await soon(lambda: Key(namespace, "before") in looked_at)
+        looked_at.clear()
+        api_server.merge(f"{configs}/c", {"metadata": {"labels": {"kaito.sh/workspace": "after"}}})
+        await soon(lambda: {Key(namespace, "before"), Key(namespace, "after")} <= set(looked_at))
 
 
 async def test_nothing_is_decided_before_the_first_list(api_server: ApiServer, kube: Kube, namespace: str) -> None:

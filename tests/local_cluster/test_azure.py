@@ -1,6 +1,12 @@
 """Azure's stand-in answers the real SDK as AKS would."""
 
+import json
+import subprocess
+import sys
+import urllib.error
+import urllib.request
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -21,6 +27,8 @@ from local_cluster.azure import AzureStandIn
 from local_cluster.azure_machines import RecordOnly, VirtualMachine
 from local_cluster.errors import LocalClusterError
 from tests.support.azure import ANY_TOKEN, POOLS, WHERE, Azure, Recorded, running, sdk
+from tests.support.control_plane import free_ports
+from tests.support.waiting import eventually
 
 WANTED = {"properties": {"count": 1, "vmSize": "Standard_NC12s_v3", "nodeLabels": {"a": "b"}, "tags": {"c": "d"}}}
 NODE = "aks-ws1-74871745-vmss000000"
@@ -286,3 +294,23 @@ async def test_a_machine_has_the_name_labels_taints_and_provider_id_of_aks(machi
         "azure:///subscriptions/00000000-0000-0000-0000-000000000001/resourceGroups/mc_local_local_local/providers"
         f"/Microsoft.Compute/virtualMachineScaleSets/{scale_set}/virtualMachines/0"
     )
+
+
+def test_it_runs_alone_until_it_is_told_to_stop() -> None:
+    (port,) = free_ports(1)
+    command = [sys.executable, "-m", "local_cluster.azure", "--port", str(port)]
+    with subprocess.Popen(command, cwd=Path(__file__).parents[2]) as alone:
+        try:
+            eventually(lambda: _pools_at(port) == [], within=20, what="it listens")
+            alone.terminate()
+            assert alone.wait(timeout=20) == 0
+        finally:
+            alone.kill()
+
+
+def _pools_at(port: int) -> Any:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/control/pools", timeout=5) as answer:
+            return json.load(answer)
+    except urllib.error.URLError:
+        return None

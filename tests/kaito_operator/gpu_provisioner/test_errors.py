@@ -109,3 +109,14 @@ def test_what_only_a_person_can_change_is_not_asked_again_sooner_because_a_serve
 def test_retry_after_is_honoured_and_capped() -> None:
     assert classified(429, None, retry_after=7.0).retry_after == 7.0
     assert classified(429, None, retry_after=86400.0).retry_after == 3600.0
+
+
+def test_a_whole_page_becomes_a_line() -> None:
+    page = "<html>\n  <body>Bad   gateway" + "x" * 100_000
+    message = classified(502, {"message": page}).message
+    assert message.startswith("<html> <body>Bad gatewayx")
+    assert len(message) == 1000
+
+
+def test_an_error_without_a_word_says_its_status() -> None:
+    assert classified(500, None).message == classified(500, {"code": "", "details": [{}]}).message == "HTTP 500"

@@ -1,231 +1,293 @@
 """Every state a Machine, its pool and its node can be in, driven through ``plan`` and a model of the cloud.
 
-From each state, and also when what is seen is older than what is true, the controller reaches the wanted fixed point
-and stays there; never is there a second create for a pool that is there, a create without our finalizer on the
-Machine, a finalizer dropped with the pool alive, or a foreign pool touched.
+From each state, with what is seen up to three steps older than what is true, with a restart's empty memory and with a
+fault of the cloud on the way, the controller reaches the wanted fixed point and stays there. Never is there a create
+for a pool that is there or without our finalizer on the Machine, never is the finalizer dropped with the pool alive,
+and a foreign pool and its node are never touched.
 """
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
 from kaito_operator.api.conditions import by_type
-from kaito_operator.gpu_provisioner.cloud import STUCK, AgentPool
+from kaito_operator.gpu_provisioner.agent_pool import owner_tags
+from kaito_operator.gpu_provisioner.cloud import AgentPool
 from kaito_operator.gpu_provisioner.errors import Refusal
-from kaito_operator.gpu_provisioner.known import Known, Refused
+from kaito_operator.gpu_provisioner.known import Known
 from kaito_operator.gpu_provisioner.observe import Observed
 from kaito_operator.gpu_provisioner.plan import Limits, plan
 from kaito_operator.plan import CreateInCloud, Finalizer, Manifest, Plan, Ref, Subject
 from tests.support.machines import a_machine, a_node
 
-pytestmark = pytest.mark.statemodel
+pytestmark = [pytest.mark.statemodel, pytest.mark.money]
 
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
-LIMITS = Limits(gone=30, launch=1200, registration=900)
-POOLS = ("absent", "Creating", "Updating", "Succeeded", "Failed", "Canceled", "Deleting")
+NAME = "ws0123456789"
+LIMITS = Limits(gone=30, launch=60, registration=60)
+SIZE = {"node.kubernetes.io/instance-type": "Standard_NC12s_v3"}
+OURS = owner_tags(a_machine(), cluster="prod")
+FOREIGN = {**OURS, "kaito.sh_machine-uid": "somebody"}
+STATES = ("Creating", "Updating", "Succeeded", "Failed", "Canceled", "Deleting")
 NODES = ("none", "not ready", "tainted", "ready")
-OWNERS = ("ours", "foreign")
+STEPS = ("MachineLaunched", "MachineRegistered", "MachineInitialized", "Ready")
+MOODS = ("fine", "create refused", "create's answer lost", "delete refused", "creation never ends", "node never joins")
+"""What the cloud does wrong, once."""
+UNKNOWN = Known()
+NO = Refusal("CloudUnavailable", "no", 10.0)
+LONG = 60
+"""Steps of ten seconds within which everything has come to rest."""
 
 
 @dataclass(frozen=True)
 class World:
-    """What is true."""
+    """What is true, and what the controller remembers of the cloud."""
 
-    deleting: bool = False
-    exists: bool = True
-    finalizer: bool = False
-    pool: str = "absent"
-    owner: str = "ours"
-    node: str = "none"
     now: datetime = NOON
-    absent_since: datetime | None = None
-    refused: bool = False
-    status: str = ""
+    exists: bool = True
+    deleting: bool = False
+    finalizer: bool = False
+    status: Mapping[str, Any] | None = None
+    pool: AgentPool | None = None
+    node: str = "none"
+    claimed: bool = False
+    known: Known = UNKNOWN
+    mood: str = "fine"
     creates: int = 0
 
-
-def machine(world: World) -> Manifest:
-    status = (
-        {"conditions": [{"type": "MachineLaunched", "status": "True", "reason": "Launched"}]} if world.status else None
-    )
-    return a_machine(finalizer=world.finalizer, deleting=world.deleting, status=status)
-
-
-def observed(world: World) -> Observed:
-    manifest = machine(world)
-    refusal = Refused(Refusal("QuotaExceeded", "no", 60.0, terminal=True), world.now + timedelta(seconds=60))
-    tags = {
-        "kaito.sh_cluster": "prod",
-        "kaito.sh_workspace-uid": "workspace-uid",
-        "kaito.sh_machine-uid": "machine-uid" if world.owner == "ours" else "somebody",
-    }
-    pool = None if world.pool == "absent" else AgentPool("ws0123456789", world.pool, etag="e", tags=tags)
-    return Observed(
-        machine=manifest,
-        subject=Subject(Ref.of(manifest), "machine-uid", 1, world.deleting),
-        has_finalizer=world.finalizer,
-        conditions=by_type((manifest.get("status") or {}).get("conditions") or ()),
-        pool=Known(
-            pool,
-            world.absent_since if pool is None else None,
-            create_refused=refusal if world.refused else None,
-            delete_refused=refusal if world.refused else None,
-        ),
-        nodes=() if world.node == "none" else (_node(world),),
-    )
-
-
-def _node(world: World) -> Manifest:
-    taints = ["node.kubernetes.io/not-ready"] if world.node == "tainted" else []
-    return a_node(ready=world.node != "not ready", taints=taints)
-
-
-Mutation = Callable[[Observed], Observed]
+    @property
+    def foreign(self) -> bool:
+        return self.pool is not None and not self.pool.bears(OURS)
 
 
 class Violation(AssertionError):
     """A money rule was broken."""
 
 
+Mutation = Callable[[Observed], Observed]
+
+
+def observed(world: World, *, known: Known) -> Observed:
+    status = dict(world.status) if world.status else None
+    machine = a_machine(finalizer=world.finalizer, deleting=world.deleting, status=status, labels=SIZE)
+    return Observed(
+        machine=machine,
+        subject=Subject(Ref.of(machine), "machine-uid", 1, world.deleting),
+        has_finalizer=world.finalizer,
+        conditions=by_type((status or {}).get("conditions") or ()),
+        pool=known,
+        nodes=_nodes(world.node, claimed=world.claimed),
+    )
+
+
+def _nodes(node: str, *, claimed: bool) -> tuple[Manifest, ...]:
+    if node == "none":
+        return ()
+    marks = {"karpenter.sh/registered": "true", "karpenter.sh/initialized": "true"} if claimed else {}
+    taints = ["node.kubernetes.io/not-ready"] if node == "tainted" else []
+    owner = "machine-uid" if claimed else ""
+    return (a_node(ready=node != "not ready", taints=taints, owner=owner, labels=marks),)
+
+
+# carry_out and the pools' door, with their second looks and in their order
+
+
 def carried_out(todo: Plan, true: World) -> World:
-    """What the skeleton and the pools' door make of a plan: with their second look, in their order."""
-    if not true.exists or todo.subject.deleting != true.deleting:
+    costs = bool(todo.cloud or todo.finalizer is not Finalizer.KEEP)
+    if costs and todo.subject.deleting != true.deleting:
         return true  # the second look finds another Machine than the one planned for
     if todo.finalizer is Finalizer.ADD:
         true = replace(true, finalizer=True)
+    if any(step.manifest["kind"] == "Node" for step in todo.apply):
+        if true.foreign:
+            raise Violation("the node of a foreign pool is claimed")
+        true = replace(true, claimed=true.node == "ready")
     for step in todo.cloud:
-        true = _created(true) if isinstance(step, CreateInCloud) else _deleted(true)
-    if any(delete.ref.kind == "Node" for delete in todo.delete):
-        true = replace(true, node="none")
-    if todo.finalizer is Finalizer.DROP:
-        true = _dropped(todo, true)
-    return true
+        true = _created(true) if isinstance(step, CreateInCloud) else _deleted(true, etag=step.etag)
+    if todo.delete:
+        true = replace(true, node="none", claimed=False)
+    for report in todo.report:
+        true = replace(true, status=report.status)
+    return _dropped(todo, true) if todo.finalizer is Finalizer.DROP else true
+
+
+def _looked(true: World) -> World:
+    known = true.known.absent(now=true.now) if true.pool is None else true.known.seen(true.pool, now=true.now)
+    return replace(true, known=known)
 
 
 def _created(true: World) -> World:
-    if true.pool != "absent":
-        return true  # the live GET finds it: adopted if ours, refused if not
+    true = _looked(true)
+    if true.foreign:
+        return replace(true, known=true.known.no_create(NO, now=true.now))
+    if true.pool is not None:
+        return true  # adopted
     if not true.finalizer:
         raise Violation("a pool is asked for before the finalizer is on the Machine")
-    return replace(true, pool="Creating", owner="ours", absent_since=None, creates=true.creates + 1, refused=False)
+    true = replace(true, known=true.known.asked())
+    if true.mood == "create refused":
+        return replace(true, mood="fine", known=true.known.no_create(NO, now=true.now))
+    pool = AgentPool(NAME, "Creating", etag=f"e{true.creates}", tags=OURS, asked_at=true.now)
+    true = replace(true, pool=pool, node="none", creates=true.creates + 1)
+    if true.mood == "create's answer lost":
+        return replace(true, mood="fine", known=true.known.no_create(NO, now=true.now))
+    return _looked(true)
 
 
-def _deleted(true: World) -> World:
-    if true.pool == "absent":
-        return replace(true, absent_since=true.absent_since or true.now)
-    return replace(true, pool="Deleting") if true.owner == "ours" else true
+def _deleted(true: World, *, etag: str) -> World:
+    true = _looked(true)
+    if true.pool is None or true.pool.state == "Deleting" or (etag and etag != true.pool.etag):
+        return true
+    if true.foreign:
+        return replace(true, known=true.known.no_delete(NO, now=true.now))
+    if true.mood == "delete refused":
+        return replace(true, mood="fine", known=true.known.no_delete(NO, now=true.now))
+    return _looked(replace(true, pool=replace(true.pool, state="Deleting", etag="d")))
 
 
 def _dropped(todo: Plan, true: World) -> World:
-    if true.pool != "absent":
-        return true  # the live look before the drop finds it
-    if todo.gone_in_cloud != ("ws0123456789",):
+    if todo.gone_in_cloud != (NAME,):
         raise Violation("the finalizer is dropped without asking the cloud")
-    if true.absent_since is None or true.now - true.absent_since < timedelta(seconds=30):
+    if true.pool is not None:
+        return _looked(true)  # the live look before the drop finds it
+    since = true.known.absent_since
+    if since is None or true.now - since < timedelta(seconds=30):
         raise Violation("the finalizer is dropped before the pool has been gone for long enough")
     return replace(true, finalizer=False, exists=False)
 
 
 def later(true: World) -> World:
-    """The world goes on by ten seconds without faults."""
-    pool = {"Creating": "Succeeded", "Updating": "Succeeded", "Deleting": "absent"}.get(true.pool, true.pool)
-    node = true.node
-    if pool == "Succeeded":
-        node = {"none": "not ready", "not ready": "tainted", "tainted": "ready"}.get(true.node, true.node)
-    # What vanished, or is said to be launched and is not there, is noticed by the LIST and looked for by name.
-    gone = pool == "absent" and (true.pool == "Deleting" or bool(true.status))
-    return replace(
-        true, pool=pool, node=node, now=true.now + timedelta(seconds=10), refused=False,
-        absent_since=true.absent_since or (true.now if gone else None),
-    )  # fmt: skip
+    """The world goes on by ten seconds, and the LIST tells of it."""
+    true = replace(true, now=true.now + timedelta(seconds=10), pool=_next_pool(true))
+    node = _next_node(true)
+    true = replace(true, node=node, claimed=true.claimed and node != "none")
+    if true.pool is None or true.pool.state in ("Deleting", "Succeeded"):
+        true = replace(true, mood="fine" if true.mood == "creation never ends" else true.mood)
+    if true.known.pool is not None or (true.known.nothing and true.status):
+        return _looked(true)
+    return true
 
 
-def states() -> list[World]:
-    product = itertools.product(
-        (False, True), (False, True), POOLS, OWNERS, NODES, (False, True), (None, NOON), ("", "x")
-    )
-    return [
-        World(
-            deleting=d,
-            finalizer=f,
-            pool=p,
-            owner=o,
-            node=n,
-            refused=r,
-            absent_since=a if p == "absent" else None,
-            status=s,
-        )
-        for d, f, p, o, n, r, a, s in product
-        if not (d and not f)  # a deleted Machine without our finalizer is gone
+def _next_pool(true: World) -> AgentPool | None:
+    pool = true.pool
+    if pool is None or pool.state == "Deleting":
+        return None
+    if pool.state in ("Creating", "Updating") and true.mood != "creation never ends":
+        return replace(pool, state="Succeeded", etag=f"{pool.etag}s")
+    return pool
+
+
+def _next_node(true: World) -> str:
+    if true.pool is None:
+        return "none"  # AKS takes the Node of a machine away that is gone
+    joins = true.pool.state == "Succeeded" and (true.mood != "node never joins" or true.creates > 1)
+    if true.node == "none" and not joins:
+        return "none"
+    return {"none": "not ready", "not ready": "tainted", "tainted": "ready"}.get(true.node, true.node)
+
+
+# All of them
+
+
+def a_status(truth: str) -> Mapping[str, Any]:
+    then = (NOON - timedelta(hours=1)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return {
+        "conditions": [
+            {"type": step, "status": truth, "reason": "x", "message": "", "lastTransitionTime": then} for step in STEPS
+        ]
+    }
+
+
+def worlds() -> Iterator[World]:
+    pools = [
+        None,
+        *(AgentPool(NAME, s, etag="e", tags=t, asked_at=NOON) for s in STATES for t in (OURS, FOREIGN)),
     ]
+    lives = ((False, False), (False, True), (True, True))  # a deleted Machine without our finalizer is gone
+    statuses = (None, a_status("True"), a_status("False"))
+    for (deleting, finalizer), status, pool, node, mood in itertools.product(lives, statuses, pools, NODES, MOODS):
+        world = World(deleting=deleting, finalizer=finalizer, status=status, pool=pool, node=node, mood=mood)
+        if not (pool is None and node != "none") and not (world.foreign and mood != "fine"):
+            yield world
 
 
-def settled(
-    world: World, *, seen_late: int = 0, limits: Limits = LIMITS, mutate: Mutation = lambda seen: seen
-) -> tuple[World, int]:
-    """The world after the controller had forty passes, and how many creates it took; sees ``seen_late`` steps old."""
+def settled(world: World, *, late: int = 0, limits: Limits = LIMITS, mutate: Mutation = lambda seen: seen) -> World:
+    """The world once nothing moves any more. Machine and node are seen ``late`` steps old; the door knows its own."""
     past = [world]
-    for _ in range(40):
-        view = past[max(0, len(past) - 1 - seen_late)]
-        if view.exists:
-            todo = plan(mutate(observed(view)), view.now, cluster="prod", limits=limits)
-            foreign = world.owner == "foreign" and world.pool != "absent"
-            true = carried_out(todo, past[-1])
-            if foreign and past[-1].owner == "foreign" and past[-1].pool != true.pool and true.pool == "Deleting":
-                raise Violation("a foreign pool is touched")
-        else:
-            true = past[-1]
-        past.append(later(true))
-    return past[-1], past[-1].creates
+    for _ in range(LONG):
+        true = past[-1]
+        view = past[max(0, len(past) - 1 - late)]
+        if not true.exists:
+            return true
+        todo = plan(mutate(observed(view, known=true.known)), true.now, cluster="prod", limits=limits)
+        after = later(carried_out(todo, true))
+        if _rests(past, after, todo):
+            return after
+        past.append(after)
+    return past[-1]
 
 
-def test_from_every_state_the_wanted_fixed_point_is_reached_with_at_most_one_create(
-    count_cases: Callable[[str, int], None],
-) -> None:
-    everything = states()
-    for world, late in itertools.product(everything, range(4)):
-        end, creates = settled(world, seen_late=late)
-        foreign = world.owner == "foreign" and world.pool != "absent"
-        # A failed pool goes and comes back as a new one: that is one create for one pool, again.
-        assert creates <= 1, (world, late)
-        if foreign:
-            assert end.owner == "foreign" or end.creates, (world, late)
-        elif world.deleting:
-            assert (end.exists, end.pool) == (False, "absent"), (world, late, end)
-        elif world.pool in STUCK and world.node != "none":
-            # A change that failed, such as an upgrade, leaves a Failed pool whose node works on: it is left alone.
-            assert (end.pool, end.node, end.creates) == (world.pool, world.node, 0), (world, late, end)
-        else:
-            assert (end.pool, end.node, end.finalizer) == ("Succeeded", "ready", True), (world, late, end)
-    count_cases("statemodel", len(everything) * 4)
-
-
-def test_the_fixed_point_has_nothing_to_do() -> None:
-    manifest = a_machine(finalizer=True, labels={"node.kubernetes.io/instance-type": "Standard_NC12s_v3"})
-    world = World(finalizer=True, pool="Succeeded", node="ready")
-    first = plan(replace(observed(world), machine=manifest), NOON, cluster="prod", limits=LIMITS)
-    status = first.report[0].status
-    node = a_node(owner="machine-uid")
-    node["metadata"]["labels"] |= {"karpenter.sh/registered": "true", "karpenter.sh/initialized": "true"}
-    after = replace(
-        observed(world), machine={**manifest, "status": status}, nodes=(node,), conditions=by_type(status["conditions"])
+def _rests(past: list[World], after: World, todo: Plan) -> bool:
+    recent = [*past[-4:], after]
+    return (
+        len(recent) == 5
+        and not todo.writes
+        and todo.look_again is None
+        and all(replace(world, now=NOON) == replace(after, now=NOON) for world in recent)
     )
-    again = plan(after, NOON + timedelta(hours=1), cluster="prod", limits=LIMITS)
-    assert (again.writes, again.look_again) == (False, None)
+
+
+def check(world: World, late: int) -> None:
+    end = settled(world, late=late)
+    case = (world, late, end)
+    if world.foreign and (world.pool is None or world.pool.state != "Deleting"):
+        assert (end.exists, end.pool and end.pool.tags, end.creates) == (True, FOREIGN, 0), case
+        return
+    if world.deleting:
+        assert (end.exists, end.pool, end.creates) == (False, None, 0), case
+        return
+    assert end.pool is not None, case
+    assert (end.pool.bears(OURS), end.node, end.claimed, end.finalizer) == (True, "ready", True, True), case
+    assert end.status is not None
+    assert by_type(end.status["conditions"])["Ready"]["status"] == "True", case
+    # One create for one pool, and another where the first never came to life.
+    assert end.creates <= 1 + (world.mood in ("creation never ends", "node never joins")), case
+    again = plan(observed(end, known=end.known), end.now + timedelta(hours=1), cluster="prod", limits=LIMITS)
+    assert (again.writes, again.look_again) == (False, None), case
+
+
+BEGINNINGS: dict[str, Callable[[World], World]] = {"just started": lambda world: world, "knowing the pool": _looked}
+
+
+@pytest.mark.parametrize("late", range(4))
+@pytest.mark.parametrize("beginning", BEGINNINGS)
+def test_from_every_state_the_wanted_fixed_point_is_reached_and_kept(
+    beginning: str, late: int, count_cases: Callable[[str, int], None]
+) -> None:
+    everything = [BEGINNINGS[beginning](world) for world in worlds()]
+    for world in everything:
+        check(world, late)
+    count_cases("statemodel", len(everything))
+
+
+def _blind(seen: Observed) -> Observed:
+    pool = seen.pool.pool
+    return seen if pool is None else replace(seen, pool=replace(seen.pool, pool=replace(pool, tags=OURS)))
 
 
 MUTATIONS: dict[str, tuple[Limits, Mutation]] = {
-    "the finalizer is dropped at the first 404": (Limits(gone=0, launch=1200, registration=900), lambda seen: seen),
+    "the finalizer is dropped at the first 404": (replace(LIMITS, gone=0), lambda seen: seen),
     "a pool is asked for before the finalizer is on": (LIMITS, lambda seen: replace(seen, has_finalizer=True)),
+    "ownership is not looked at": (LIMITS, _blind),
 }
 
 
 @pytest.mark.parametrize("mutation", MUTATIONS)
 def test_a_seeded_mistake_is_caught(mutation: str) -> None:
     limits, mutate = MUTATIONS[mutation]
-    fresh = [replace(world, absent_since=None) for world in states()]
     with pytest.raises(Violation):
-        _ = [settled(world, limits=limits, mutate=mutate) for world in fresh]
+        _ = [settled(world, limits=limits, mutate=mutate) for world in worlds() if world.mood == "fine"]

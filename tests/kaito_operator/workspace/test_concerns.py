@@ -35,6 +35,10 @@ def test_a_free_node_concerns_those_that_have_too_few() -> None:
     assert set(concerns(a_node("n"), mirror)) == {Key("team", "waiting")}
 
 
+def test_a_workspace_with_a_status_that_nobody_can_read_is_in_want() -> None:
+    assert set(concerns(a_node("n"), mirror_of(a_workspace(status={"conditions": "none"})))) == {CHAT}
+
+
 def test_an_object_without_our_labels_concerns_nobody() -> None:
     pod = a_pod()
     del pod["metadata"]["labels"]

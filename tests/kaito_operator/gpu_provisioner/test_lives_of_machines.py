@@ -1,0 +1,347 @@
+"""Whole lives of Machines on a real API server and Azure's stand-in, with a crash at every write on the way."""
+
+import asyncio
+import itertools
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kaito_operator.api.labels import TERMINATION_FINALIZER
+from kaito_operator.gpu_provisioner.azure import AgentPools, connect
+from kaito_operator.gpu_provisioner.cloud import AgentPool
+from kaito_operator.gpu_provisioner.controller import provisioner_controller
+from kaito_operator.gpu_provisioner.observe import Observed
+from kaito_operator.gpu_provisioner.pools import Pools
+from kaito_operator.kube.client import Kube
+from kaito_operator.metrics import Metrics
+from kaito_operator.plan import Key
+from kaito_operator.reconciler import Reconciler
+from kaito_operator.settings import ProvisionerSettings
+from kaito_operator.workqueue import Retry
+from local_cluster.azure import AzureStandIn
+from local_cluster.azure_machines import VirtualMachine
+from tests.support.azure import Azure, running
+from tests.support.control_plane import ApiServer
+from tests.support.machines import a_machine
+
+pytestmark = [pytest.mark.controlplane, pytest.mark.money, pytest.mark.usefixtures("crds")]
+
+MACHINES, NODES = "/apis/karpenter.sh/v1alpha5/machines", "/api/v1/nodes"
+ROUND_SECONDS, IN_TIME = 10, 20.0
+MOST_WRITES, MOST_WRITES_OF_A_DELETION = 17, 4
+"""A life without faults takes no more of them, questions whether we still lead included."""
+_numbers = itertools.count(1)
+
+
+@dataclass
+class JoinsAsNode:
+    """Virtual machines whose kubelets say Ready at once."""
+
+    server: ApiServer
+
+    async def start(self, machine: VirtualMachine) -> None:
+        """The Node appears."""
+        await asyncio.to_thread(self._join, machine)
+
+    async def stop(self, name: str) -> None:
+        """The Node goes with its machine."""
+        if await asyncio.to_thread(self.server.get, f"{NODES}/{name}"):
+            await asyncio.to_thread(self.server.ask, "DELETE", f"{NODES}/{name}")
+
+    def _join(self, machine: VirtualMachine) -> None:
+        meta = {"name": machine.name, "labels": dict(machine.labels)}
+        spec = {"providerID": machine.provider_id}
+        self.server.ask("POST", NODES, {"apiVersion": "v1", "kind": "Node", "metadata": meta, "spec": spec})
+        self.server.merge(f"{NODES}/{machine.name}", {"spec": {"taints": []}})  # admission taints every new node
+        ready = {"type": "Ready", "status": "True", "reason": "KubeletReady", "message": ""}
+        have = {"cpu": "12", "memory": "220Gi"}
+        self.server.merge(
+            f"{NODES}/{machine.name}/status", {"status": {"conditions": [ready], "capacity": have, "allocatable": have}}
+        )
+
+
+class Crash(Exception):
+    """The process ends here."""
+
+
+@dataclass
+class Doom:
+    """Ends the process at its nth write, wherever that goes: before it is sent, or before its answer is read."""
+
+    nth: int = 0
+    answered: bool = False
+    writes: int = 0
+
+    def sending(self, *_: object) -> bool:
+        if not self.answered:
+            self._counted()
+        return True
+
+    def answer(self, verb: str, *_: object) -> None:
+        if self.answered and verb not in ("GET", "LIST"):
+            self._counted()
+
+    def _counted(self) -> None:
+        self.writes += 1
+        if self.writes == self.nth:
+            raise Crash
+
+
+@dataclass
+class Watched:
+    """The real cloud; a create without our finalizer on the live Machine is a failure of the test."""
+
+    cloud: AgentPools
+    doom: Doom
+    server: ApiServer
+
+    async def create(self, name: str, wanted: Mapping[str, Any]) -> AgentPool:
+        live = await asyncio.to_thread(self.server.get, f"{MACHINES}/{name}")
+        assert live is not None
+        assert TERMINATION_FINALIZER in live["metadata"]["finalizers"]
+        self.doom.sending()
+        made = await self.cloud.create(name, wanted)
+        self.doom.answer("PUT")
+        return made
+
+    async def delete(self, name: str, *, etag: str) -> None:
+        self.doom.sending()
+        await self.cloud.delete(name, etag=etag)
+        self.doom.answer("DELETE")
+
+    async def get(self, name: str) -> AgentPool | None:
+        return await self.cloud.get(name)
+
+    async def list(self) -> list[AgentPool]:
+        return await self.cloud.list()
+
+    async def close(self) -> None:
+        await self.cloud.close()
+
+
+@dataclass
+class Process:
+    """One gpu-provisioner, whose rounds are made by hand: LIST, follow, and one pass."""
+
+    kube: Kube
+    loop: Reconciler[Observed]
+    pools: Pools
+
+    async def round(self, name: str) -> float | None:
+        await self.loop.resync()
+        await self.pools.follow_once(lambda key: None, self.loop.mirror)
+        try:
+            return await self.loop.reconcile(Key("", name))
+        except Retry:
+            return 0.0
+
+
+@dataclass
+class Scene:
+    """The API server, the cloud, the time, and the Machine the test is about."""
+
+    server: ApiServer
+    azure: Azure
+    settings: ProvisionerSettings
+    name: str
+    now: datetime = field(default_factory=lambda: datetime.now(UTC))
+    processes: list[Process] = field(default_factory=list)
+
+    @property
+    def path(self) -> str:
+        return f"{MACHINES}/{self.name}"
+
+    async def started(self, doom: Doom | None = None) -> Process:
+        """A process that remembers nothing."""
+        doom = doom or Doom()
+        kube = await Kube.connect(
+            str(self.server.kubeconfig()), field_manager="gpu-provisioner", may_write=doom.sending, counted=doom.answer
+        )
+        cloud = Watched(connect(self.settings), doom, self.server)
+        controller = provisioner_controller(self.settings, cloud, clock=lambda: self.now)
+        assert isinstance(controller.cloud, Pools)
+        loop = Reconciler(controller, kube, metrics=Metrics("gpu-provisioner"), clock=lambda: self.now)
+        process = Process(kube, loop, controller.cloud)
+        self.processes.append(process)
+        return process
+
+    def ask_for_it(self) -> None:
+        made = a_machine(name=self.name)
+        meta = {key: made["metadata"][key] for key in ("name", "labels", "annotations")}
+        self.server.ask("POST", MACHINES, {**made, "metadata": meta})
+
+    def give_it_up(self) -> None:
+        self.server.ask("DELETE", self.path)
+
+    def machine(self) -> dict[str, Any] | None:
+        return self.server.get(self.path)
+
+    def condition(self, type: str) -> tuple[str, str]:
+        conditions = ((self.machine() or {}).get("status") or {}).get("conditions") or []
+        return next(((c["status"], c["reason"]) for c in conditions if c["type"] == type), ("", ""))
+
+    def ready(self) -> bool:
+        return self.condition("Ready")[0] == "True"
+
+    def gone(self) -> bool:
+        return self.machine() is None
+
+    def nodes(self) -> list[str]:
+        return [
+            n["metadata"]["name"] for n in self.server.ask("GET", NODES)["items"] if self.name in n["metadata"]["name"]
+        ]
+
+    def left_in_cloud(self) -> list[str]:
+        return sorted(self.azure.stand_in.pools.by_name)
+
+    def creates(self) -> list[int]:
+        """The answers to all PUTs; 201 is a pool that is paid for."""
+        return [status for _, status in self.azure.calls("PUT")]
+
+    async def lived(self, *processes: Process, until: Callable[[], bool]) -> None:
+        """Rounds of each process in turn, ten seconds apart on their clock, until that is so."""
+        deadline = time.monotonic() + IN_TIME
+        while not await asyncio.to_thread(until):
+            assert time.monotonic() < deadline, (until.__name__, self.machine(), self.azure.calls())
+            for process in processes:
+                await process.round(self.name)
+            self.now += timedelta(seconds=ROUND_SECONDS)
+
+
+@pytest.fixture
+async def scene(api_server: ApiServer, tmp_path: Path) -> AsyncIterator[Scene]:
+    async with running(AzureStandIn(JoinsAsNode(api_server), boot_seconds=0)) as azure:
+        settings = azure.settings(tmp_path / "token", gone_seconds=30, launch_seconds=300, registration_seconds=300)
+        scene = Scene(api_server, azure, settings, f"m{next(_numbers)}")
+        yield scene
+        for process in scene.processes:
+            await process.kube.close()
+            await process.pools.close()
+
+
+async def test_a_life_begins_with_one_pool_and_ends_with_nothing_left(scene: Scene) -> None:
+    scene.ask_for_it()
+    counting = Doom()
+    process = await scene.started(counting)
+    await scene.lived(process, until=scene.ready)
+    machine = scene.machine()
+    assert machine is not None
+    (node,) = scene.nodes()
+    assert machine["status"]["nodeName"] == node
+    assert machine["status"]["providerID"].endswith(f"/aks-{scene.name}-{node.split('-')[2]}-vmss/virtualMachines/0")
+    assert machine["status"]["capacity"] == {"cpu": "12", "memory": "220Gi"}
+    assert machine["metadata"]["labels"]["node.kubernetes.io/instance-type"] == "Standard_NC12s_v3"
+    owned = scene.server.ask("GET", f"{NODES}/{node}")["metadata"]
+    assert (owned["labels"]["karpenter.sh/initialized"], owned["ownerReferences"][0]["name"]) == ("true", scene.name)
+
+    while await process.round(scene.name) is not None:
+        pass
+    rest, calls = scene.server.now(), len(scene.azure.calls())
+    for _ in range(3):
+        assert await process.round(scene.name) is None
+    assert (rest.writes(), len(scene.azure.calls())) == ([], calls)
+
+    before = counting.writes
+    scene.give_it_up()
+    await scene.lived(process, until=scene.gone)
+    assert (scene.left_in_cloud(), scene.nodes(), scene.creates()) == ([], [], [201])
+    assert counting.writes <= MOST_WRITES
+    assert counting.writes - before <= MOST_WRITES_OF_A_DELETION
+
+
+@pytest.mark.parametrize("answered", [False, True], ids=["before it is sent", "before its answer is read"])
+@pytest.mark.parametrize("nth", range(1, MOST_WRITES + 1))
+async def test_a_crash_at_any_write_of_a_life_is_made_good(
+    scene: Scene, nth: int, answered: bool, count_cases: Callable[[str, int], None]
+) -> None:
+    doom = Doom(nth, answered)
+    scene.ask_for_it()
+    process = await _outlived(scene, await scene.started(doom), until=scene.ready)
+    assert scene.left_in_cloud() == [scene.name]
+    scene.give_it_up()
+    await _outlived(scene, process, until=scene.gone)
+    assert (scene.left_in_cloud(), scene.nodes(), scene.creates()) == ([], [], [201])
+    count_cases("provisioner crashes", int(doom.writes == nth))
+
+
+@pytest.mark.parametrize("answered", [False, True], ids=["before it is sent", "before its answer is read"])
+@pytest.mark.parametrize("nth", range(1, MOST_WRITES_OF_A_DELETION + 1))
+async def test_a_crash_at_any_write_while_a_creating_pool_is_deleted_leaves_no_pool(
+    scene: Scene, nth: int, answered: bool, count_cases: Callable[[str, int], None]
+) -> None:
+    await scene.azure.ask("PUT", "/control/boot", json={"seconds": 600})
+    scene.ask_for_it()
+    await scene.lived(await scene.started(), until=lambda: scene.condition("Ready")[1] == "Creating")
+    scene.give_it_up()
+    doom = Doom(nth, answered)
+    await _outlived(scene, await scene.started(doom), until=scene.gone)
+    assert (scene.left_in_cloud(), scene.nodes(), scene.creates()) == ([], [], [201])
+    count_cases("provisioner crashes", int(doom.writes == nth))
+
+
+async def _outlived(scene: Scene, process: Process, *, until: Callable[[], bool]) -> Process:
+    """The process that reached it: this one, or the one that was started when it crashed."""
+    try:
+        await scene.lived(process, until=until)
+    except Crash:
+        process = await scene.started()
+        await scene.lived(process, until=until)
+    return process
+
+
+async def test_two_that_both_believe_to_lead_still_make_one_pool(scene: Scene) -> None:
+    scene.ask_for_it()
+    both = [await scene.started(), await scene.started()]
+    await scene.lived(*both, until=scene.ready)
+    assert (scene.left_in_cloud(), scene.creates()) == ([scene.name], [201])
+    scene.give_it_up()
+    await scene.lived(*both, until=scene.gone)
+    assert (scene.left_in_cloud(), scene.nodes(), scene.creates()) == ([], [], [201])
+
+
+async def test_a_pool_that_fails_is_said_to_and_tried_again_when_it_is_gone(scene: Scene) -> None:
+    why = {"code": "AllocationFailed", "message": "no capacity"}
+    await scene.azure.fault(method="PUT", fails=why, times=1)
+    scene.ask_for_it()
+    process = await scene.started()
+    await scene.lived(process, until=lambda: scene.condition("MachineLaunched") == ("False", "AllocationFailed"))
+    await scene.lived(process, until=scene.ready)
+    assert (scene.left_in_cloud(), scene.creates()) == ([scene.name], [201, 201])
+    between = [method for method, _ in scene.azure.calls() if method != "GET"]
+    assert between == ["PUT", "DELETE", "PUT"]
+
+
+async def test_a_pool_that_somebody_took_away_is_made_again(scene: Scene) -> None:
+    scene.ask_for_it()
+    await scene.lived(await scene.started(), until=scene.ready)
+    pools = scene.azure.stand_in.pools
+    pools.delete(pools.by_name[scene.name])
+    await scene.lived(await scene.started(), until=lambda: not scene.ready())
+    await scene.lived(scene.processes[-1], until=scene.ready)
+    assert (scene.left_in_cloud(), len(scene.nodes()), scene.creates()) == ([scene.name], 1, [201, 201])
+
+
+@pytest.mark.faults
+async def test_an_identity_that_lost_its_role_holds_up_the_deletion_and_says_so(scene: Scene) -> None:
+    scene.ask_for_it()
+    process = await scene.started()
+    await scene.lived(process, until=scene.ready)
+    await scene.azure.fault(status=403, body={"error": {"code": "AuthorizationFailed", "message": "no role"}})
+    scene.give_it_up()
+    await scene.lived(process, until=lambda: scene.condition("Ready")[1] == "Terminating")
+    for _ in range(20):
+        await process.round(scene.name)
+        scene.now += timedelta(seconds=ROUND_SECONDS)
+    machine = scene.machine()
+    assert machine is not None
+    (told,) = [c["message"] for c in machine["status"]["conditions"] if c["type"] == "Ready"]
+    assert told == "no role (the identity needs the role Contributor on the cluster)"
+
+    await scene.azure.heal()
+    await scene.lived(process, until=scene.gone)
+    assert scene.left_in_cloud() == []
