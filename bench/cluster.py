@@ -2,13 +2,16 @@
 
 import json
 import os
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from bench.figures import Figure, measure
-from tests.support.cluster import ARM, LocalCluster
+from kaito_cli.connection import LOCAL
+from local_cluster import cluster
+from tests.support.cluster import ARM, KAITO, LocalCluster
 from tests.support.waiting import eventually
 from tests.system.conftest import CHAT, ready, workspace_yaml
 
@@ -26,6 +29,17 @@ def cluster_alone() -> Iterator[Figure]:
     started = time.monotonic()
     local.down()
     yield Figure("cluster.down", time.monotonic() - started, "s")
+
+
+@measure("demo.")
+def demo() -> Iterator[Figure]:
+    """`kaito demo` from nothing to the printed answer; not where a local cluster is in use."""
+    if cluster.is_up(LOCAL):
+        return
+    started = time.monotonic()
+    subprocess.run([KAITO, "demo"], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=600)
+    yield Figure("demo.to_answer", time.monotonic() - started, "s")
+    subprocess.run([KAITO, "local", "down"], check=True, stdout=subprocess.DEVNULL, timeout=60)
 
 
 @measure("workspace.")
