@@ -91,9 +91,11 @@ def test_a_port_that_is_taken_is_said_before_anything_is_loaded(tiny_model: Path
 
 @pytest.mark.badinput
 def test_an_engine_that_is_not_there_ends_the_process() -> None:
-    ended = run("--engine=native")
+    ended = run("--engine=vllm")
     assert ended.returncode == 2
-    assert ended.stderr.splitlines()[-1].endswith("--engine=native is not in this version; use auto or transformers")
+    assert ended.stderr.splitlines()[-1].endswith(
+        "--engine=vllm is not in this version; use auto, native or transformers"
+    )
 
 
 def test_importing_the_server_loads_no_torch_starts_no_thread_and_opens_no_socket() -> None:
