@@ -5,7 +5,7 @@ import asyncio
 from kaito_cli.connection import Complaint
 from kaito_cli.overview import Seen
 from kaito_operator.api import labels
-from kaito_operator.api.kinds import DEPLOYMENT, MACHINE, NODE, POD, SERVICE, STATEFUL_SET, WORKSPACE, Kind
+from kaito_operator.api.kinds import DEPLOYMENT, JOB, MACHINE, NODE, POD, SERVICE, STATEFUL_SET, WORKSPACE, Kind
 from kaito_operator.kube.client import Kube
 from kaito_operator.kube.errors import NotFound
 from kaito_operator.plan import Manifest, Ref
@@ -20,14 +20,15 @@ async def look(kube: Kube, *, namespace: str, name: str) -> Seen:
     )
     if workspace is None:
         raise Complaint(f"there is no Workspace {name} in namespace {namespace}")
-    machines, nodes, deployments, sets, pods = await asyncio.gather(
+    machines, nodes, deployments, sets, jobs, pods = await asyncio.gather(
         _list(kube, MACHINE, of_both),
         _list(kube, NODE, of_both),
         _list(kube, DEPLOYMENT, of_name, namespace),
         _list(kube, STATEFUL_SET, of_name, namespace),
+        _list(kube, JOB, of_name, namespace),
         _list(kube, POD, of_name, namespace),
     )
-    return Seen(workspace, machines, nodes, (*deployments, *sets), pods, service)
+    return Seen(workspace, machines, nodes, (*deployments, *sets), pods, service, jobs)
 
 
 async def _get(kube: Kube, kind: Kind, name: str, namespace: str) -> Manifest | None:

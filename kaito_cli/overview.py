@@ -11,7 +11,15 @@ from kaito_cli.parts import Item, State
 from kaito_operator.api.conditions import by_type
 from kaito_operator.plan import Manifest
 
-TRUNK = ("MachineReady", "NodeClaimReady", "ResourceReady", "InferenceReady", "JobStarted", "WorkspaceReady")
+TRUNK = (
+    "MachineReady",
+    "NodeClaimReady",
+    "ResourceReady",
+    "JobStarted",
+    "TuningSucceeded",
+    "InferenceReady",
+    "WorkspaceReady",
+)
 """The order in which the conditions come true. ``Ready`` says the same as WorkspaceReady, for other tools."""
 
 
@@ -25,6 +33,7 @@ class Seen:
     workloads: tuple[Manifest, ...] = ()
     pods: tuple[Manifest, ...] = ()
     service: Manifest | None = None
+    jobs: tuple[Manifest, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,9 +105,16 @@ def _trunk(seen: Seen, conditions: Mapping[str, Mapping[str, Any]], *, endpoint:
     behind = {m.get("status", {}).get("nodeName") for m in seen.machines}
     own_nodes = tuple(parts.node(n) for name, n in nodes.items() if name not in behind)
     workloads = tuple(parts.workload(w, pods=_pods_of(w, seen)) for w in seen.workloads)
+    jobs = tuple(parts.job(j, pods=_pods_of(j, seen)) for j in seen.jobs)
     where = (Item(f"Endpoint {endpoint}", State.DONE if ready else State.WAITING),) if endpoint else ()
     bought = "NodeClaimReady" if "NodeClaimReady" in conditions else "MachineReady"
-    below = {bought: machines, "ResourceReady": own_nodes, "InferenceReady": workloads, "WorkspaceReady": where}
+    below = {
+        bought: machines,
+        "ResourceReady": own_nodes,
+        "JobStarted": jobs,
+        "InferenceReady": workloads,
+        "WorkspaceReady": where,
+    }
     known = [name for name in TRUNK if name in conditions or below.get(name)]
     others = sorted(name for name in conditions if name not in TRUNK and name != "Ready")
     items: list[Item] = []

@@ -25,6 +25,10 @@ BROKEN = {
 """The kubelet's reasons for a waiting container that do not pass by waiting alone."""
 
 
+SERVER = "inference"
+"""The container that serves."""
+
+
 class State(StrEnum):
     """How a part is."""
 
@@ -91,6 +95,22 @@ def workload(seen: Manifest, *, pods: Iterable[Manifest]) -> Item:
     return Item(what, state, since=seen["metadata"]["creationTimestamp"], parts=parts)
 
 
+def job(seen: Manifest, *, pods: Iterable[Manifest]) -> Item:
+    """A tuning Job: done, given up and why, or at work; below it the pods that are not done."""
+    conditions = by_type(seen.get("status", {}).get("conditions", []))
+    what, since = f"Job {seen['metadata']['name']}", seen["metadata"]["creationTimestamp"]
+    if (complete := conditions.get("Complete", {})).get("status") == "True":
+        return Item(what, State.DONE, "Complete", "", complete.get("lastTransitionTime", since))
+    parts = tuple(pod(p) for p in sorted(pods, key=lambda p: p["metadata"]["name"]))
+    failed = conditions.get("Failed", {})
+    if failed.get("status") == "True":
+        told = failed.get("message", "")
+        return Item(
+            what, State.FAILED, failed.get("reason", "Failed"), told, failed.get("lastTransitionTime", since), parts
+        )
+    return Item(what, _worst(parts), since=since, parts=parts)
+
+
 def pod(seen: Manifest) -> Item:
     """A pod: the first container that is not as it should be, in the kubelet's or the scheduler's words."""
     meta, status = seen["metadata"], seen.get("status", {})
@@ -134,8 +154,10 @@ def _trouble(container: Mapping[str, Any], *, what: str, since: str) -> Item | N
     if (ended := state.get("terminated")) and ended.get("exitCode"):
         return Item(what, State.FAILED, ended.get("reason", "Error"), _ended(ended), ended.get("finishedAt") or since)
     if (runs := state.get("running")) and not container.get("ready"):
-        told = "; ".join(text for text in ("the container runs, the model is not ready yet", last) if text)
-        return Item(what, State.WAITING, "Loading", told, runs.get("startedAt") or since)
+        loads = container.get("name", SERVER) == SERVER
+        doing = "the container runs, the model is not ready yet" if loads else f"{container['name']} runs"
+        told = "; ".join(text for text in (doing, last) if text)
+        return Item(what, State.WAITING, "Loading" if loads else "Running", told, runs.get("startedAt") or since)
     return None
 
 

@@ -77,7 +77,7 @@ async def run(name: str, kubeconfig: str | None, *, take_signals: Callable[[], N
         )
         await held.enter_async_context(probes)
         group = await held.enter_async_context(asyncio.TaskGroup())
-        group.create_task(watch(controller.watches, kube, reconciler.saw, spawned=take_signals))
+        group.create_task(watch(controller, kube, reconciler.saw, spawned=take_signals))
         group.create_task(reconciler.observe())
         async with leader.term():
             metrics.leading(True)

@@ -1,7 +1,7 @@
 """The only writer to Kubernetes: carries out one plan, in the one order that is safe to cut anywhere.
 
-Finalizer on → apply → cloud → delete → status → events → finalizer off. Every answer goes into the mirror, so the next
-pass sees our own writes. Before what costs money or cannot be undone there is a second look at the live objects.
+Finalizer on → apply → evict → cloud → delete → status → events → finalizer off. Every answer goes into the mirror, so the
+next pass sees our own writes. Before what costs money or cannot be undone there is a second look at the live objects.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ from kaito_operator.api.kinds import BY_NAME
 from kaito_operator.api.labels import TERMINATION_FINALIZER, WORKSPACE_FINALIZER
 from kaito_operator.clock import Clock
 from kaito_operator.kube.client import Kube
-from kaito_operator.kube.errors import Conflict, Invalid, KubeError, NotFound
+from kaito_operator.kube.errors import Conflict, Invalid, KubeError, NotFound, TooManyRequests
 from kaito_operator.kube.events import as_manifest
 from kaito_operator.mirror import Mirror
 from kaito_operator.plan import (
@@ -22,10 +22,12 @@ from kaito_operator.plan import (
     Delete,
     DeleteInCloud,
     Event,
+    Evict,
     Finalizer,
     Manifest,
     Plan,
     Ref,
+    Refusal,
     Report,
 )
 
@@ -64,6 +66,7 @@ async def carry_out(todo: Plan, *, kube: Kube, mirror: Mirror, cloud: CloudDoor 
     """Writes ``todo``. Raises Stale, or the errors of ``kube.errors``; what was written until then stays written."""
     await _finalizer_on(todo, kube=kube, mirror=mirror)
     await _together(_apply(step, kube=kube, mirror=mirror) for step in todo.apply)
+    await _together(_evict(pod, kube=kube) for pod in todo.evict)
     for step in todo.cloud:
         kube.fence()  # the cloud does not ask whether we lead
         await _in_cloud(step, cloud)
@@ -139,7 +142,7 @@ async def _finalizer_off(todo: Plan, *, kube: Kube, mirror: Mirror, cloud: Cloud
     for selection in todo.gone_in_cluster:
         kind = BY_NAME[selection.api_version, selection.kind]
         try:
-            left = await kube.list(kind, labels=",".join(f"{k}={v}" for k, v in sorted(selection.labels.items())))
+            left = await kube.select(selection)
         except NotFound:
             continue  # the kind itself is not installed, so nothing of it is left
         for seen in left.items:
@@ -157,10 +160,25 @@ async def _apply(step: Apply, *, kube: Kube, mirror: Mirror) -> None:
     try:
         mirror.put(await kube.apply(step.manifest, uid=step.uid))
     except (Conflict, Invalid) as refused:
+        if isinstance(refused, Invalid) and not _is_about_uid(refused):
+            mirror.refuse(Refusal(step.manifest, refused.message))
         if step.uid is None or not _is_about_uid(refused):
             raise
         await _look(ref, kube=kube, mirror=mirror)
         raise Stale(f"{ref} is not the object that was seen") from refused
+
+
+async def _evict(step: Evict, *, kube: Kube) -> None:
+    """Asks once. Whether the pod has gone is seen in the next pass; a budget that has no room is a matter of time."""
+    try:
+        if step.force is None:
+            await kube.evict(step.ref, uid=step.uid)
+        else:
+            await kube.delete(step.ref, uid=step.uid, grace_seconds=step.force)
+    except (NotFound, Conflict):
+        return  # it is gone, or another pod has its name by now
+    except TooManyRequests as later:
+        log.info("%s stays for now: %s", step.ref, later.message)
 
 
 async def _must_be_absent(ref: Ref, *, kube: Kube, mirror: Mirror) -> None:

@@ -1,4 +1,4 @@
-"""The only file that imports kopf: watch events go into the mirror and the queue, and nothing else happens here."""
+"""The only file that imports kopf: watch events go into the mirror and the queue, admission to the validator."""
 
 import asyncio
 from collections.abc import Callable
@@ -6,9 +6,11 @@ from typing import Any
 
 import kopf
 
+from kaito_operator.admission import refusal
+from kaito_operator.api.kinds import Kind
 from kaito_operator.kube.client import Kube
 from kaito_operator.plan import Manifest
-from kaito_operator.reconciler import Watch
+from kaito_operator.reconciler import Controller, Watch
 
 Saw = Callable[..., None]
 """Takes a manifest and, by keyword, whether it is gone."""
@@ -22,14 +24,16 @@ class WatchEnded(Exception):
     """kopf stopped without an error, which it should never do unasked."""
 
 
-async def watch(watches: tuple[Watch, ...], kube: Kube, saw: Saw, *, spawned: Callable[[], None]) -> None:
-    """Watches until cancelled. Raises what kopf cannot mend (410, 403, a broken stream): then start clean.
+async def watch(controller: Controller[Any], kube: Kube, saw: Saw, *, spawned: Callable[[], None]) -> None:
+    """Watches, and answers admission where that is asked for, until cancelled.
+
+    Raises what kopf cannot mend (410, 403, a broken stream): then start clean.
 
     ``spawned`` is called when kopf has taken SIGTERM and SIGINT for itself, so that they can be taken back.
     """
     # Not kopf.operator: at its end that waits for, then cancels every younger task of the loop, ours among them.
     tasks = await kopf.spawn_tasks(
-        registry=_registry(watches, kube, saw), settings=_settings(watches), standalone=True, clusterwide=True
+        registry=_registry(controller, kube, saw), settings=_settings(controller), standalone=True, clusterwide=True
     )
     spawned()
     try:
@@ -44,14 +48,30 @@ async def watch(watches: tuple[Watch, ...], kube: Kube, saw: Saw, *, spawned: Ca
         await asyncio.wait(tasks, timeout=EXIT_SECONDS)
 
 
-def _registry(watches: tuple[Watch, ...], kube: Kube, saw: Saw) -> kopf.OperatorRegistry:
+def _registry(controller: Controller[Any], kube: Kube, saw: Saw) -> kopf.OperatorRegistry:
     """One handler a kind, and the login; nothing by which kopf would ever write."""
     registry = kopf.OperatorRegistry()
     kopf.on.login(registry=registry)(_login_with(kube))
-    for each in watches:
+    for each in controller.watches:
         group, _, version = each.kind.api_version.rpartition("/")
         kopf.on.event(group, version, each.kind.plural, id=each.kind.plural, registry=registry)(_bell(each, saw))
+    if controller.door is not None and controller.mistakes is not None:
+        group, _, version = controller.parent.api_version.rpartition("/")
+        judges = kopf.on.validate(group, version, controller.parent.plural, id="validate", registry=registry)
+        judges(_judge(controller.parent, controller.mistakes))
     return registry
+
+
+def _judge(parent: Kind, mistakes: Callable[[Manifest], str]) -> Callable[..., Any]:
+    """The answer to an AdmissionReview. 422 is what the API server itself says to a field that is wrong."""
+
+    async def judge(body: kopf.Body, old: kopf.Body | None = None, **_: Any) -> None:
+        kind = {"apiVersion": parent.api_version, "kind": parent.kind}
+        before = {**kind, **old} if old is not None else None
+        if told := refusal({**kind, **body}, before, mistakes=mistakes):
+            raise kopf.AdmissionError(told, code=422)
+
+    return judge
 
 
 def _bell(each: Watch, saw: Saw) -> Callable[..., Any]:
@@ -79,7 +99,7 @@ def _login_with(kube: Kube) -> Callable[..., Any]:
     return login
 
 
-def _settings(watches: tuple[Watch, ...]) -> kopf.OperatorSettings:
+def _settings(controller: Controller[Any]) -> kopf.OperatorSettings:
     """Nothing is written, nothing is scanned, and a dead connection is noticed within a minute or so."""
     settings = kopf.OperatorSettings()
     settings.scanning.disabled = True
@@ -96,7 +116,12 @@ def _settings(watches: tuple[Watch, ...]) -> kopf.OperatorSettings:
     settings.queueing.exit_timeout = 1  # a handler takes microseconds
     settings.process.ultimate_exiting_timeout = None  # it is not kopf's to kill the process
     settings.persistence.finalizer = "kaito.sh/never-written"
-    for each in watches:
+    if controller.door is not None:
+        certificate, key = (controller.door.certificates / name for name in ("tls.crt", "tls.key"))
+        settings.admission.server = kopf.WebhookServer(
+            port=controller.door.port, certfile=str(certificate), pkeyfile=str(key)
+        )
+    for each in controller.watches:
         if each.selector:
             group, _, version = each.kind.api_version.rpartition("/")
             settings.watching.label_selectors[group, version, each.kind.plural] = each.selector

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from kaito_operator.api.kinds import Kind
 from kaito_operator.api.labels import WORKSPACE, WORKSPACE_NAMESPACE
-from kaito_operator.plan import Key, Manifest
+from kaito_operator.plan import Key, Manifest, Ref, Refusal
 
 _Name = tuple[str, str]
 _Resource = tuple[str, str]
@@ -23,6 +23,8 @@ class Mirror:
         self._objects: dict[_Resource, dict[_Name, Manifest]] = defaultdict(dict)
         self._of_workspace: dict[tuple[_Resource, Key], set[_Name]] = defaultdict(set)
         self._removed: dict[str, int] = {}
+        self._read: dict[Key, tuple[Manifest, ...]] = {}
+        self._refusals: dict[Ref, Refusal] = {}
 
     def put(self, seen: Manifest) -> bool:
         """Takes in what was seen. False if it is no news: an old event never overwrites the answer to our own write.
@@ -51,6 +53,29 @@ class Mirror:
         del self._objects[resource][name]
         self._remember(gone["metadata"]["uid"], max(_version(known), _version(gone) - 1))
         return True
+
+    def keep(self, key: Key, read: tuple[Manifest, ...]) -> None:
+        """Takes in what was read live for one parent: objects that nobody watches, so no event can be about them."""
+        if read:
+            self._read[key] = read
+        else:
+            self._read.pop(key, None)
+
+    def read_for(self, key: Key) -> tuple[Manifest, ...]:
+        """What was read live for a parent before its last pass."""
+        return self._read.get(key, ())
+
+    def refuse(self, refusal: Refusal) -> None:
+        """Takes in that the API server will not have an object as we wrote it."""
+        self._refusals[Ref.of(refusal.manifest)] = refusal
+
+    def refusal(self, kind: Kind, name: str, namespace: str = "") -> Refusal | None:
+        """What was refused of this name since the last resync."""
+        return self._refusals.get(Ref(kind.api_version, kind.kind, name, namespace))
+
+    def forget_refusals(self) -> None:
+        """An admission policy may have changed: everything may be tried again."""
+        self._refusals.clear()
 
     def replace(self, kind: Kind, objects: Iterable[Manifest], *, resource_version: str) -> list[Manifest]:
         """Makes the kind what a LIST saw, but for what is newer than the LIST. Answers everything that differed."""

@@ -1,12 +1,12 @@
 """The words both controllers plan in: what is to be written, and when to look again.
 
 A plan is a value. It is made by a pure function of what was seen, compared in tests, logged in one
-line, and carried out by ``carry_out`` in a fixed order: finalizer on → apply → cloud → delete →
+line, and carried out by ``carry_out`` in a fixed order: finalizer on → apply → evict → cloud → delete →
 status → events → finalizer off. Any prefix of that order is a safe place to crash.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, NamedTuple
 
@@ -73,12 +73,32 @@ class Apply:
 
 
 @dataclass(frozen=True, slots=True)
+class Refusal:
+    """What the API server said to an apply that can never succeed as it is: another try needs another manifest."""
+
+    manifest: Manifest
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class Delete:
     """Delete the object of this name and uid. ``gives_up``: it costs money, so the second look comes first."""
 
     ref: Ref
     uid: str
     gives_up: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Evict:
+    """Asks for the eviction of the pod of this name and uid; a disruption budget may refuse it.
+
+    ``force``: it is deleted instead, which no budget refuses, with so many seconds to end in.
+    """
+
+    ref: Ref
+    uid: str
+    force: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,11 +144,12 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Objects of one kind by their labels, as a live LIST asks for them."""
+    """Objects of one kind by their labels and fields, as a live LIST asks for them."""
 
     api_version: str
     kind: str
-    labels: Mapping[str, str]
+    labels: Mapping[str, str] = field(default_factory=dict)
+    fields: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +159,8 @@ class Plan:
     subject: Subject
     finalizer: Finalizer = Finalizer.KEEP
     apply: tuple[Apply, ...] = ()
+    evict: tuple[Evict, ...] = ()
+    """Pods that are to leave; asking again is no news, so this alone does not make a plan one that writes."""
     cloud: tuple[CreateInCloud | DeleteInCloud, ...] = ()
     delete: tuple[Delete, ...] = ()
     report: tuple[Report, ...] = ()
@@ -161,6 +184,7 @@ class Plan:
         parts = [
             *([f"finalizer {self.finalizer}"] if self.finalizer != Finalizer.KEEP else []),
             *(f"apply {Ref.of(a.manifest)}" for a in self.apply),
+            *(f"evict {e.ref}" for e in self.evict),
             *(f"{'create' if isinstance(c, CreateInCloud) else 'delete'} {c.name} in cloud" for c in self.cloud),
             *(f"delete {d.ref}" for d in self.delete),
             *(f"status {r.ref}" for r in self.report),

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Generic, TypeVar
 
+from kaito_operator.admission import Door
 from kaito_operator.api.kinds import Kind
 from kaito_operator.carry_out import CloudDoor, Stale, carry_out
 from kaito_operator.clock import Clock, system_clock
@@ -16,7 +17,7 @@ from kaito_operator.kube.client import Kube
 from kaito_operator.kube.errors import KubeError, NotFound, TooManyRequests, Unavailable
 from kaito_operator.metrics import Metrics
 from kaito_operator.mirror import Mirror
-from kaito_operator.plan import Key, Manifest, Plan
+from kaito_operator.plan import Key, Manifest, Plan, Ref, Selection
 from kaito_operator.workqueue import Retry, WorkQueue
 
 log = logging.getLogger(__name__)
@@ -58,9 +59,17 @@ class Controller(Generic[Seen]):
     """Which parents an object concerns."""
     observe: Callable[[Mirror, Key], Seen | None]
     plan: Callable[[Seen, datetime], Plan]
+    mistakes: Callable[[Manifest], str] | None = None
+    """What admission tells the user of a parent that is mistaken; "" if it is not."""
+    door: Door | None = None
+    """Where admission is answered, if it is."""
     cloud: CloudDoor | None = None
+    reads: Callable[[Mirror, Key], Iterable[Ref | Selection]] | None = None
+    """What nobody watches and a pass for a key needs: read live before it."""
     background: tuple[Callable[[Callable[[Key], None], Mirror], Awaitable[None]], ...] = ()
     """Runs beside the passes; gets the queue's add and the mirror."""
+    sweeps: tuple[Callable[[Kube, Mirror], Awaitable[None]], ...] = ()
+    """Runs beside the passes too, and has the live cluster to look at."""
 
 
 class KindAppeared(Exception):
@@ -115,11 +124,14 @@ class Reconciler(Generic[Seen]):
             group.create_task(self._queue.run())
             for background in self.controller.background:
                 group.create_task(_coroutine(background(self._queue.add, self.mirror)))
+            for sweep in self.controller.sweeps:
+                group.create_task(_coroutine(sweep(self._kube, self.mirror)))
 
     async def resync(self) -> None:
         """LISTs every watched kind, mends the mirror, and asks for every parent and whomever a difference concerns."""
         for watch in self.controller.watches:
             await self._resync_kind(watch)
+        self.mirror.forget_refusals()
         self.listed_at = time.monotonic()
         for parent in self.mirror.all(self.controller.parent):
             self._queue.add(Key(parent["metadata"].get("namespace", ""), parent["metadata"]["name"]))
@@ -142,6 +154,7 @@ class Reconciler(Generic[Seen]):
     async def reconcile(self, key: Key) -> float | None:
         """One pass. Answers in how many seconds to look again; raises Retry for what may be better next time."""
         with self._metrics.reconcile() as outcome:
+            await self._read(key)
             seen = self.controller.observe(self.mirror, key)
             if seen is None:
                 self._restless.pop(key, None)
@@ -161,6 +174,23 @@ class Reconciler(Generic[Seen]):
                 raise Retry(str(refused), after=min(refused.retry_after or 0.0, LONGEST_WAIT)) from refused
             outcome("success" if todo.look_again is None else "requeue_after")
             return self._next_look(key, todo)
+
+    async def _read(self, key: Key) -> None:
+        """What the parent names and nobody watches. What is not there is not kept."""
+        if self.controller.reads is None:
+            return
+        found = []
+        for ref in self.controller.reads(self.mirror, key):
+            try:
+                if isinstance(ref, Ref):
+                    found.append(await self._kube.get(ref))
+                else:
+                    found += (await self._kube.select(ref)).items
+            except NotFound:
+                continue
+            except KubeError as refused:
+                raise Retry(str(refused), after=min(refused.retry_after or 0.0, LONGEST_WAIT)) from refused
+        self.mirror.keep(key, tuple(found))
 
     def _next_look(self, key: Key, todo: Plan) -> float | None:
         """After a pass that wrote at once: our own writes come back as events that are no news to the mirror.

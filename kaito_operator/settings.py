@@ -4,10 +4,18 @@
 """
 
 import sys
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BeforeValidator, Field
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+
+def _words(text: object) -> object:
+    return tuple(filter(None, (word.strip() for word in text.split(",")))) if isinstance(text, str) else text
+
+
+Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_words)]
+"""A list, in the environment separated by commas."""
 
 
 class ControllerSettings(BaseSettings):
@@ -52,6 +60,30 @@ class WorkspaceSettings(ControllerSettings):
     cloud: Literal["azure", "aws"] = Field(
         "azure", alias="CLOUD_PROVIDER", description="Whose instance types are meant."
     )
+    webhook_certificates: str = Field(
+        "",
+        alias="KAITO_WEBHOOK_CERTIFICATES",
+        description="A directory with `tls.crt` and `tls.key`: admission is answered with them. Empty: it is not.",
+    )
+    webhook_port: int = Field(9443, alias="KAITO_WEBHOOK_PORT", description="Port on which admission is answered.")
+    download_allow: Words = Field(
+        (),
+        alias="KAITO_DOWNLOAD_ALLOW",
+        description="Networks (CIDR, separated by commas) from which training data may come though they are private, "
+        "also by plain HTTP.",
+    )
+    plain_http_registries: Words = Field(
+        (),
+        alias="KAITO_PLAIN_HTTP_REGISTRIES",
+        description="Registries (`host:port`, separated by commas) that adapters are pulled from and pushed to "
+        "without TLS.",
+    )
+    tuning_storage_class: str = Field(
+        "",
+        alias="KAITO_TUNING_STORAGE_CLASS",
+        description="The storage class of the volume that keeps checkpoints and results beyond a tuning pod. Empty: "
+        "they go with the pod.",
+    )
 
 
 class ProvisionerSettings(ControllerSettings):
@@ -93,6 +125,13 @@ class ProvisionerSettings(ControllerSettings):
         gt=0,
         description="How long a node may take to join once its pool exists.",
     )
+    drain_seconds: float = Field(
+        0.0,
+        alias="KAITO_DRAIN_SECONDS",
+        ge=0,
+        description="How long the deletion of a Machine may wait for the pods on its node, whatever budgets and "
+        "do-not-disrupt say; a claim's own terminationGracePeriod comes first. 0: as long as it takes.",
+    )
     most_pools: int = Field(
         90, alias="KAITO_MOST_POOLS", ge=0, description="Agent pools of ours at most (AKS allows 100)."
     )
@@ -114,7 +153,11 @@ def as_markdown() -> str:
         for name, field in model.model_fields.items():
             if name not in inherited:
                 default = (
-                    "required" if field.is_required() else f"`{field.default}`" if field.default != "" else "empty"
+                    "required"
+                    if field.is_required()
+                    else f"`{field.default}`"
+                    if field.default not in ("", ())
+                    else "empty"
                 )
                 parts.append(f"| `{field.alias}` | {default} | {field.description} |")
     return "\n".join(parts) + "\n"

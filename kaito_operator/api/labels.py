@@ -30,6 +30,8 @@ TERMINATION_FINALIZER = "karpenter.sh/termination"
 REGISTERED = "karpenter.sh/registered"
 INITIALIZED = "karpenter.sh/initialized"
 
+NO_LOAD_BALANCER = "node.kubernetes.io/exclude-from-external-load-balancers"
+"""On a node that is about to go: load balancers send it no more connections."""
 AGENT_POOL = "kubernetes.azure.com/agentpool"
 """AKS puts the name of the agent pool here, on each node."""
 

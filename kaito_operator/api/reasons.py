@@ -11,6 +11,8 @@ class ConditionType(StrEnum):
 
     MACHINE_READY = "MachineReady"
     RESOURCE_READY = "ResourceReady"
+    JOB_STARTED = "JobStarted"
+    TUNING_SUCCEEDED = "TuningSucceeded"
     INFERENCE_READY = "InferenceReady"
     WORKSPACE_READY = "WorkspaceReady"
     READY = "Ready"
@@ -26,6 +28,8 @@ class Reason(StrEnum):
     UNKNOWN_INSTANCE_TYPE = "UnknownInstanceType"
     MACHINE_TOO_SMALL = "MachineTooSmall"
     NOT_YET_SUPPORTED = "NotYetSupported"
+    CONFIG_MAP_MISSING = "ConfigMapMissing"
+    CONFIG_INVALID = "ConfigInvalid"
 
     # Machines.
     MACHINES_READY = "installNodePluginsSuccess"
@@ -55,6 +59,7 @@ class Reason(StrEnum):
     INFERENCE_READY = "WorkspaceInferenceStatusSuccess"
     INFERENCE_PENDING = "WorkspaceInferenceStatusPending"
     NAME_TAKEN = "NameTaken"
+    WORKLOAD_REFUSED = "WorkloadRefused"
     PODS_REFUSED = "PodsRefused"
     UNSCHEDULABLE = "Unschedulable"
     IMAGE_PULL_ERROR = "ImagePullError"
@@ -63,6 +68,22 @@ class Reason(StrEnum):
     OUT_OF_MEMORY = "ContainerOOMKilled"
     GPU_OUT_OF_MEMORY = "GPUOutOfMemory"
     POD_EVICTED = "PodEvicted"
+    VOLUME_NOT_MOUNTED = "VolumeNotMounted"
+
+    # Tuning.
+    JOB_STARTED = "WorkspaceTuningJobStatusStarted"
+    JOB_PENDING = "WorkspaceTuningJobStatusPending"
+    JOB_FAILED = "WorkspaceTuningJobStatusFailed"
+    TUNING = "WorkspaceTuningInProgress"
+    TUNED = "WorkspaceTuningSuccess"
+    CRASHED = "Crashed"
+    DATA_INVALID = "DataInvalid"
+    DOWNLOAD_FAILED = "DownloadFailed"
+    DOWNLOAD_REFUSED = "DownloadRefused"
+    TUNING_OUT_OF_MEMORY = "OutOfMemory"
+    PUSH_FAILED = "PushFailed"
+    PUSH_DENIED = "PushDenied"
+    PREEMPTED = "Preempted"
 
     # The whole.
     WAITING = "Waiting"

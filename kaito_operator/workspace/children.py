@@ -11,6 +11,8 @@ from kaito_operator.plan import Apply, Manifest
 APPLIED = "kaito.sh/applied"
 """Annotation on what we apply: a hash of it, so that what is no longer wanted in it is seen to be there still."""
 PART_OF = "kaito"
+PROGRAMS = {"inference": "inference-server", "tuning": "tuning-runner"}
+"""What runs in the pods of each component."""
 BY_KEY = {
     "containers": "name",
     "env": "name",
@@ -32,17 +34,17 @@ def standard_labels(workspace: Workspace, *, component: str) -> dict[str, str]:
     """The labels of everything that goes with a Workspace."""
     return {
         **selector(workspace, component=component),
-        labels.APP_NAME: "inference-server",
+        labels.APP_NAME: PROGRAMS[component],
         labels.APP_INSTANCE: workspace.key.name,
         labels.APP_PART_OF: PART_OF,
         labels.APP_MANAGED_BY: labels.WORKSPACE_MANAGER,
     }
 
 
-def metadata(workspace: Workspace, *, component: str) -> dict[str, Any]:
-    """Name, labels and controller of an object that goes with its Workspace."""
+def metadata(workspace: Workspace, *, component: str, name: str = "") -> dict[str, Any]:
+    """Name, labels and controller of an object that goes with its Workspace, and by default bears its name."""
     return {
-        "name": workspace.key.name,
+        "name": name or workspace.key.name,
         "namespace": workspace.key.namespace,
         "labels": standard_labels(workspace, component=component),
         "ownerReferences": [

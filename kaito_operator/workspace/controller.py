@@ -2,17 +2,32 @@
 
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 
+from kaito_operator.admission import Door
 from kaito_operator.api import labels
-from kaito_operator.api.kinds import DEPLOYMENT, MACHINE, NODE, POD, SERVICE, WORKSPACE
+from kaito_operator.api.kinds import (
+    CONFIG_MAP,
+    DEPLOYMENT,
+    JOB,
+    MACHINE,
+    NODE,
+    PERSISTENT_VOLUME_CLAIM,
+    POD,
+    SERVICE,
+    WORKSPACE,
+)
+from kaito_operator.api.problems import listed
 from kaito_operator.api.reasons import ConditionType
-from kaito_operator.api.workspace import conditions_of
+from kaito_operator.api.validation import problems
+from kaito_operator.api.workspace import conditions_of, parse_workspace
 from kaito_operator.mirror import Mirror
 from kaito_operator.plan import Key, Manifest
 from kaito_operator.reconciler import Controller, Watch
 from kaito_operator.settings import WorkspaceSettings
-from kaito_operator.workspace.images import Images
-from kaito_operator.workspace.observe import Observed, observe
+from kaito_operator.training_progress import ProgressBoard
+from kaito_operator.workspace.installation import installation
+from kaito_operator.workspace.observe import Observed, observe, reads
 from kaito_operator.workspace.plan import plan
 from kaito_operator.workspace.seen import is_true
 from presets.catalog import Catalog
@@ -21,8 +36,8 @@ OURS: dict[str, str | None] = {labels.WORKSPACE: None}
 
 
 def workspace_controller(settings: WorkspaceSettings, catalog: Catalog) -> Controller[Observed]:
-    """Workspace → Machines, then a Deployment and a Service."""
-    images = Images(settings.preset_registry, settings.preset_version)
+    """Workspace → Machines, then a tuning Job where one is asked for, then a Deployment and a Service."""
+    board = ProgressBoard()
     return Controller(
         name="kaito-workspace",
         parent=WORKSPACE,
@@ -33,12 +48,26 @@ def workspace_controller(settings: WorkspaceSettings, catalog: Catalog) -> Contr
             Watch(NODE),
             Watch(DEPLOYMENT, OURS),
             Watch(SERVICE, OURS),
+            Watch(JOB, OURS),
+            Watch(CONFIG_MAP, OURS),
+            Watch(PERSISTENT_VOLUME_CLAIM, OURS),
             Watch(POD, OURS),
         ),
         concerns=concerns,
-        observe=observe,
-        plan=partial(plan, catalog=catalog, images=images),
+        reads=reads,
+        observe=partial(observe, progress_of=board.of),
+        background=(board.keep_up,),
+        mistakes=partial(mistakes, catalog=catalog),
+        door=Door(settings.webhook_port, Path(settings.webhook_certificates))
+        if settings.webhook_certificates
+        else None,
+        plan=partial(plan, catalog=catalog, installation=installation(settings)),
     )
+
+
+def mistakes(manifest: Manifest, *, catalog: Catalog) -> str:
+    """Everything to mend in a Workspace, as a pass would say it."""
+    return listed(problems(parse_workspace(manifest), catalog=catalog))
 
 
 def concerns(manifest: Manifest, mirror: Mirror) -> Iterator[Key]:

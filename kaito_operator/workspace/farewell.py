@@ -4,7 +4,7 @@ from datetime import datetime
 
 from kaito_operator.api import labels
 from kaito_operator.api.conditions import Condition
-from kaito_operator.api.kinds import MACHINE
+from kaito_operator.api.kinds import JOB, MACHINE
 from kaito_operator.api.reasons import ConditionType, Reason
 from kaito_operator.plan import Apply, Delete, Finalizer, Plan, Ref, Selection
 from kaito_operator.workspace import status
@@ -12,7 +12,7 @@ from kaito_operator.workspace.finding import passed, wrong
 from kaito_operator.workspace.machines import giving_up
 from kaito_operator.workspace.nodes import releasing, reservation
 from kaito_operator.workspace.observe import Observed
-from kaito_operator.workspace.seen import Pod
+from kaito_operator.workspace.seen import Job, Pod
 
 DRAIN_SECONDS = 90.0
 """Running answers may end before their machine goes: the pods' grace, and as long again. It is paid for meanwhile."""
@@ -25,17 +25,16 @@ def farewell(seen: Observed, *, deleted_at: datetime, now: datetime) -> Plan:
     if labels.WORKSPACE_FINALIZER not in workspace.finalizers:
         return Plan(workspace.subject)
     workload = [each for each in (seen.deployment, seen.service) if each is not None]
-    stopping = tuple(
-        Delete(Ref.of(each), each["metadata"]["uid"])
-        for each in workload
-        if "deletionTimestamp" not in each["metadata"]
+    stopping = (
+        *(Delete(Ref.of(o), o["metadata"]["uid"]) for o in workload if "deletionTimestamp" not in o["metadata"]),
+        *(_job_deletion(seen, job) for job in seen.jobs if not job.deleting),
     )
     ending, left = _ending(seen), DRAIN_SECONDS - (now - deleted_at).total_seconds()
     if ending and left > 0:
         told = f"waits for Pod {', '.join(pod.name for pod in ending)} to end"
         return _waiting(seen, told, now, delete=stopping, look_again=left + 1)
     released = releasing(seen.nodes, key=workspace.key)
-    if not (workload or seen.machines or released):
+    if not (workload or seen.jobs or seen.machines or released):
         machines = Selection(MACHINE.api_version, MACHINE.kind, reservation(workspace.key))
         return Plan(workspace.subject, finalizer=Finalizer.DROP, gone_in_cluster=(machines,))
     names = ", ".join(machine.name for machine in seen.machines)
@@ -43,10 +42,14 @@ def farewell(seen: Observed, *, deleted_at: datetime, now: datetime) -> Plan:
     return _waiting(seen, told, now, apply=released, delete=(*stopping, *giving_up(seen.machines)))
 
 
+def _job_deletion(seen: Observed, job: Job) -> Delete:
+    return Delete(Ref(JOB.api_version, JOB.kind, job.name, seen.workspace.key.namespace), job.uid)
+
+
 def _ending(seen: Observed) -> list[Pod]:
     """Pods that run on living nodes. Those of a dead node never end."""
     alive = {node.name for node in seen.nodes if node.ready}
-    return [pod for pod in seen.pods if pod.node_name in alive]
+    return [pod for pod in seen.pods if pod.node_name in alive and pod.phase not in ("Failed", "Succeeded")]
 
 
 def _waiting(

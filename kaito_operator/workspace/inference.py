@@ -4,12 +4,12 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Any
 
-from kaito_operator.api import labels
 from kaito_operator.api.spec import Preset, Resource
 from kaito_operator.api.workspace import Workspace
 from kaito_operator.plan import Manifest
-from kaito_operator.workspace import children, pods
-from kaito_operator.workspace.images import Images
+from kaito_operator.workspace import adapters, children, pods
+from kaito_operator.workspace.adapters import ServedAdapter
+from kaito_operator.workspace.installation import Installation
 from kaito_operator.workspace.services import HTTP_PORT
 from presets.catalog import Model
 
@@ -28,9 +28,10 @@ class Serving:
     model: Model
     resource: Resource
     gpus: int
+    adapters: tuple[ServedAdapter, ...] = ()
 
 
-def deployment(workspace: Workspace, serving: Serving, *, images: Images) -> Manifest:
+def deployment(workspace: Workspace, serving: Serving, *, installation: Installation) -> Manifest:
     """A rollout takes the old pod away first: there is no spare GPU."""
     model = serving.model
     return {
@@ -44,39 +45,44 @@ def deployment(workspace: Workspace, serving: Serving, *, images: Images) -> Man
             "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}},
             "template": {
                 "metadata": {"labels": children.standard_labels(workspace, component=COMPONENT)},
-                "spec": _pod(workspace, serving, images=images),
+                "spec": _pod(workspace, serving, installation=installation),
             },
         },
     }
 
 
-def _pod(workspace: Workspace, serving: Serving, *, images: Images) -> dict[str, Any]:
-    options = serving.preset.preset_options
-    secrets = [{"name": name} for name in (options.image_pull_secrets if options else ())]
+def _pod(workspace: Workspace, serving: Serving, *, installation: Installation) -> dict[str, Any]:
+    secrets = pods.pull_secrets(serving.preset)
     apart = children.selector(workspace, component=COMPONENT)
+    image = installation.image(serving.preset, model=serving.model.name)
+    fetching = adapters.fetching(serving.adapters, image=image, installation=installation)
     return {
         "affinity": pods.affinity(workspace, serving.resource.label_selector, apart=apart),
         "automountServiceAccountToken": False,
-        "containers": [_container(serving, images=images)],
+        "containers": [_container(serving, image=image)],
         "enableServiceLinks": False,
         **({"imagePullSecrets": secrets} if secrets else {}),
+        **({"initContainers": fetching} if fetching else {}),
         "securityContext": pods.pod_security(),
         "terminationGracePeriodSeconds": 30,
         "tolerations": pods.tolerations(),
-        "volumes": pods.volumes(),
+        "volumes": [*pods.volumes(), *adapters.volumes(serving.adapters)],
     }
 
 
-def _container(serving: Serving, *, images: Images) -> dict[str, Any]:
+def _container(serving: Serving, *, image: str) -> dict[str, Any]:
     model = serving.model
     return {
         "name": COMPONENT,
-        "image": images.of(serving.preset, model=model.name),
+        "image": image,
         "command": ["python", "-m", "inference_server"],
-        "args": [f"--{key}={value}" for key, value in sorted(_arguments(model).items())],
+        "args": [
+            *(f"--{key}={value}" for key, value in sorted(_arguments(model).items())),
+            *adapters.arguments(serving.adapters),
+        ],
         "env": pods.environment(),
         "ports": [{"name": "http", "containerPort": HTTP_PORT, "protocol": "TCP"}],
-        "resources": _resources(serving),
+        "resources": pods.resources(model, gpus=serving.gpus),
         "startupProbe": {
             **_asks("/readyz"),
             "periodSeconds": STARTUP_PERIOD,
@@ -86,20 +92,12 @@ def _container(serving: Serving, *, images: Images) -> dict[str, Any]:
         "livenessProbe": {**_asks("/healthz"), "periodSeconds": 10, "failureThreshold": 6},
         "securityContext": pods.container_security(),
         "terminationMessagePolicy": "FallbackToLogsOnError",  # so that the status can quote why it ended
-        "volumeMounts": pods.volume_mounts(),
+        "volumeMounts": [*pods.volume_mounts(), *adapters.mounts(serving.adapters)],
     }
 
 
 def _arguments(model: Model) -> dict[str, str]:
     return {**model.arguments, "port": str(HTTP_PORT), "served_model_name": model.name}
-
-
-def _resources(serving: Serving) -> dict[str, Any]:
-    """All GPUs of the node; without any, the memory that the model needs."""
-    if not serving.gpus:
-        return {"requests": {"memory": f"{serving.model.total_memory_gib}Gi"}}
-    gpus = {labels.GPU_RESOURCE: str(serving.gpus)}
-    return {"requests": gpus, "limits": gpus}
 
 
 def _asks(path: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from kaito_operator.api.workspace import Workspace
 from kaito_operator.plan import Apply, Delete, Manifest, Ref
 from kaito_operator.workspace.nodes import reservation
 from kaito_operator.workspace.seen import Machine
-from presets.catalog import InstanceType, Model
+from presets.catalog import InstanceType
 
 PROVISIONER = "default"
 FIRST_ATTEMPT = 1
@@ -40,14 +40,14 @@ def buying(
     *,
     number: int,
     size: InstanceType,
-    model: Model,
+    disk_gib: int,
 ) -> tuple[Apply, ...]:
     """Asks for so many Machines, in slots that none has; one that is on its way out has its slot until it is gone."""
     taken = {machine.name for machine in seen}
     named = {slot: machine_name(workspace.uid, slot=slot, attempt=FIRST_ATTEMPT) for slot in range(resource.count)}
     free = [slot for slot, name in named.items() if name not in taken][:number]
     return tuple(
-        Apply(_machine(workspace, resource, slot=slot, attempt=FIRST_ATTEMPT, size=size, model=model), buys=True)
+        Apply(_machine(workspace, resource, slot=slot, attempt=FIRST_ATTEMPT, size=size, disk_gib=disk_gib), buys=True)
         for slot in free
     )
 
@@ -62,7 +62,7 @@ def giving_up(machines: tuple[Machine, ...]) -> tuple[Delete, ...]:
 
 
 def _machine(
-    workspace: Workspace, resource: Resource, *, slot: int, attempt: int, size: InstanceType, model: Model
+    workspace: Workspace, resource: Resource, *, slot: int, attempt: int, size: InstanceType, disk_gib: int
 ) -> Manifest:
     """As KAITO 0.3 writes it; the annotations are ours."""
     name = machine_name(workspace.uid, slot=slot, attempt=attempt)
@@ -91,7 +91,7 @@ def _machine(
                 {"key": labels.ARCH, "operator": "In", "values": ["amd64"]},
                 {"key": labels.OS, "operator": "In", "values": ["linux"]},
             ],
-            "resources": {"requests": {"storage": f"{model.disk_gib}Gi"}},
+            "resources": {"requests": {"storage": f"{disk_gib}Gi"}},
             **({"taints": [{"key": "sku", "value": "gpu", "effect": "NoSchedule"}]} if size.gpus else {}),
         },
     }

@@ -1,13 +1,32 @@
 """From the mirror to one frozen value: everything that a plan for one Workspace may know."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from kaito_operator.api.kinds import DEPLOYMENT, MACHINE, NODE, POD, SERVICE, WORKSPACE
+from kaito_operator.api.kinds import (
+    CONFIG_MAP,
+    DEPLOYMENT,
+    JOB,
+    MACHINE,
+    NODE,
+    PERSISTENT_VOLUME_CLAIM,
+    POD,
+    SERVICE,
+    WORKSPACE,
+)
 from kaito_operator.api.workspace import Workspace, parse_workspace
 from kaito_operator.mirror import Mirror
-from kaito_operator.plan import Key, Manifest
+from kaito_operator.plan import Key, Manifest, Ref, Refusal
 from kaito_operator.workspace import seen
-from kaito_operator.workspace.seen import Machine, Node, Pod, owned_by
+from kaito_operator.workspace.seen import Job, Machine, Node, Pod, Progress, owned_by
+
+ProgressOf = Callable[[Key, str], Progress | None]
+"""How far a pod of a Workspace has trained, as far as anybody knows."""
+
+
+def unknown(_key: Key, _pod: str) -> Progress | None:
+    """Nobody has asked the trainer."""
+    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,16 +43,28 @@ class Observed:
     foreign: tuple[Manifest, ...] = ()
     """Objects that have the name of one of ours and belong to somebody else."""
     pods: tuple[Pod, ...] = ()
+    jobs: tuple[Job, ...] = ()
+    config_maps: tuple[Manifest, ...] = ()
+    """Those of ours, one for each Job."""
+    claim: Manifest | None = None
+    """Of the volume that outlives the tuning pods."""
+    own_config: Manifest | None = None
+    """The ConfigMap that ``tuning.config`` names."""
+    progress: Progress | None = None
+    refused: Refusal | None = None
+    """What the API server said to the Deployment as it was last written."""
 
 
-def observe(mirror: Mirror, key: Key) -> Observed | None:
+def observe(mirror: Mirror, key: Key, *, progress_of: ProgressOf = unknown) -> Observed | None:
     """What is seen of the Workspace that ``key`` names; None if there is none."""
     manifest = mirror.get(WORKSPACE, key.name, key.namespace)
     if manifest is None:
         return None
     workspace = parse_workspace(manifest)
-    named = [mirror.get(kind, key.name, key.namespace) for kind in (DEPLOYMENT, SERVICE)]
-    deployment, service = (o if o is not None and owned_by(o, workspace.uid) else None for o in named)
+    places = ((DEPLOYMENT, key.name), (SERVICE, key.name), (PERSISTENT_VOLUME_CLAIM, f"{key.name}-tuning"))
+    named = [mirror.get(kind, name, key.namespace) for kind, name in places]
+    deployment, service, claim = (o if o is not None and owned_by(o, workspace.uid) else None for o in named)
+    pods = tuple(seen.pod(p) for p in mirror.of_workspace(POD, key))
     return Observed(
         workspace=workspace,
         machines=tuple(seen.machine(m) for m in mirror.of_workspace(MACHINE, key)),
@@ -41,5 +72,25 @@ def observe(mirror: Mirror, key: Key) -> Observed | None:
         deployment=deployment,
         service=service,
         foreign=tuple(o for o in named if o is not None and not owned_by(o, workspace.uid)),
-        pods=tuple(seen.pod(p) for p in mirror.of_workspace(POD, key)),
+        pods=pods,
+        jobs=tuple(seen.job(j) for j in mirror.of_workspace(JOB, key) if owned_by(j, workspace.uid)),
+        config_maps=tuple(c for c in mirror.of_workspace(CONFIG_MAP, key) if owned_by(c, workspace.uid)),
+        claim=claim,
+        own_config=next(iter(mirror.read_for(key)), None),
+        refused=mirror.refusal(DEPLOYMENT, key.name, key.namespace),
+        progress=next(filter(None, (progress_of(key, pod.name) for pod in pods)), None),
     )
+
+
+def named_by(workspace: Workspace) -> tuple[Ref, ...]:
+    """Objects of the user's that the Workspace names: nobody watches them, so they are read before a pass."""
+    tuning = workspace.body.tuning if workspace.body is not None else None
+    if tuning is None or tuning.config is None or workspace.deleted_at is not None:
+        return ()
+    return (Ref(CONFIG_MAP.api_version, CONFIG_MAP.kind, tuning.config, workspace.key.namespace),)
+
+
+def reads(mirror: Mirror, key: Key) -> tuple[Ref, ...]:
+    """What must be read live before a pass for the Workspace of this key."""
+    manifest = mirror.get(WORKSPACE, key.name, key.namespace)
+    return named_by(parse_workspace(manifest)) if manifest is not None else ()

@@ -1,7 +1,7 @@
 """What one Workspace needs next: gates in their order.
 
-Deleted? Mistaken? Carried out at all? Machines there? Nodes ready? Workload as wanted? Model answering? The first gate
-that is closed names condition, reason and message; what is wanted up to there is written all the same.
+Deleted? Mistaken? Carried out at all? Machines there? Nodes ready? Tuned? Workload as wanted? Model answering? The
+first gate that is closed names condition, reason and message; what is wanted up to there is written all the same.
 """
 
 from collections.abc import Sequence
@@ -10,24 +10,26 @@ from datetime import datetime
 from kaito_operator.api import labels
 from kaito_operator.api.problems import Problem, listed
 from kaito_operator.api.reasons import ConditionType, Reason
-from kaito_operator.api.spec import Preset, Resource
+from kaito_operator.api.spec import Resource
 from kaito_operator.api.validation import problems
 from kaito_operator.api.workspace import Workspace
 from kaito_operator.plan import Apply, Delete, Finalizer, Plan
-from kaito_operator.workspace import children, diagnosis, inference, machines, nodes, pod_diagnosis, services, status
+from kaito_operator.workspace import diagnosis, job_diagnosis, machines, nodes, pod_diagnosis, services, status
 from kaito_operator.workspace.farewell import farewell
 from kaito_operator.workspace.finding import Finding, waits_for, wrong
-from kaito_operator.workspace.images import Images
-from kaito_operator.workspace.inference import COMPONENT, Serving
+from kaito_operator.workspace.inference import COMPONENT
+from kaito_operator.workspace.installation import Installation
 from kaito_operator.workspace.observe import Observed
 from kaito_operator.workspace.placement import Placement, placement
 from kaito_operator.workspace.seen import Node
 from kaito_operator.workspace.status import Standing
-from kaito_operator.workspace.support import served_preset
-from presets.catalog import Catalog, InstanceType, Model
+from kaito_operator.workspace.support import unsupported
+from kaito_operator.workspace.task import Needs, Task, task
+from kaito_operator.workspace.workload import workload
+from presets.catalog import Catalog, InstanceType
 
 
-def plan(seen: Observed, now: datetime, *, catalog: Catalog, images: Images) -> Plan:
+def plan(seen: Observed, now: datetime, *, catalog: Catalog, installation: Installation) -> Plan:
     """The next writes; none if all is as wanted."""
     workspace, body = seen.workspace, seen.workspace.body
     if workspace.deleted_at is not None:
@@ -35,10 +37,12 @@ def plan(seen: Observed, now: datetime, *, catalog: Catalog, images: Images) -> 
     found = problems(workspace, catalog=catalog)
     if found or body is None:
         return _reported(workspace, status.stopped(_mistaken(found)), now=now)
-    preset = served_preset(body, catalog=catalog)
-    if isinstance(preset, str):
-        return _reported(workspace, status.stopped(wrong(Reason.NOT_YET_SUPPORTED, preset)), now=now)
-    return _serving(seen, body.resource, preset, now=now, catalog=catalog, images=images)
+    if told := unsupported(body, catalog=catalog):
+        return _reported(workspace, status.stopped(wrong(Reason.NOT_YET_SUPPORTED, told)), now=now)
+    asked = task(seen, catalog=catalog)
+    if isinstance(asked, Finding):
+        return _reported(workspace, status.stopped(asked), now=now)
+    return _worked_on(seen, body.resource, asked, now=now, catalog=catalog, installation=installation)
 
 
 def _mistaken(found: Sequence[Problem]) -> Finding:
@@ -46,71 +50,95 @@ def _mistaken(found: Sequence[Problem]) -> Finding:
     return wrong(reasons.pop() if len(reasons) == 1 else Reason.INVALID, listed(found))
 
 
-def _serving(
-    seen: Observed, resource: Resource, preset: Preset, *, now: datetime, catalog: Catalog, images: Images
+def _worked_on(
+    seen: Observed, resource: Resource, asked: Task, *, now: datetime, catalog: Catalog, installation: Installation
 ) -> Plan:
-    """Machines, then nodes, then the workload on them, then its answer."""
-    workspace, model = seen.workspace, catalog.model(preset.name)
+    """Machines, then nodes, then the training if there is one, then the model on them, then its answer."""
+    workspace, needs = seen.workspace, asked.served.needs
     size = catalog.instance_type(resource.instance_type)
-    placed = placement(seen, resource, gpus=0 if size or model.cpu else model.gpus, now=now)
-    serving = Serving(preset, model, resource, gpus=_gpus(model, size, placed.nodes))
+    if asked.over:
+        resource = resource.model_copy(update={"count": 0})  # the machines are paid for by the hour
+    placed = placement(seen, resource, gpus=0 if size or needs.cpu else needs.gpus, now=now)
+    gpus = _gpus(needs, size, placed.nodes)
     machine = diagnosis.machines(placed, resource, now=now)
-    ready = diagnosis.nodes(placed, resource, gpus=serving.gpus, now=now)
+    ready = diagnosis.nodes(placed, resource, gpus=gpus, now=now)
+    begun = machine.passed and ready.passed
+    job, tuned = _tuning(seen, asked, begun=begun, now=now)
     standing = Standing(
         machine=machine,
         resource=ready if machine.passed else waits_for(ConditionType.MACHINE_READY),
-        inference=_inference(seen, resource, now=now, begun=machine.passed and ready.passed),
+        job=job,
+        tuned=tuned,
+        inference=_inference(seen, asked, resource, now=now, begun=begun),
         nodes=tuple(node.name for node in placed.nodes),
         wanted_nodes=resource.count,
         endpoint=services.endpoint(seen.service),
+        tuning=status.tuning(asked.tuned, seen.progress, before=workspace.status.get("tuning")),
     )
+    work = workload(seen, asked, resource, gpus=gpus, begun=standing.resource.passed, installation=installation)
     apply = (
-        *_bought(seen, placed, resource, size=size, model=model),
+        *_bought(seen, placed, resource, size=size, disk_gib=needs.disk_gib),
         *nodes.reserving(placed.nodes, key=workspace.key),
         *nodes.releasing(placed.released, key=workspace.key),
-        *(_workload(seen, serving, images=images) if standing.resource.passed or seen.deployment else ()),
+        *work.apply,
     )
-    return _reported(workspace, standing, apply=apply, delete=machines.giving_up(placed.surplus), now=now)
+    delete = (*work.delete, *machines.giving_up(placed.surplus))
+    return _reported(workspace, standing, apply=apply, delete=delete, now=now)
 
 
-def _gpus(model: Model, size: InstanceType | None, used: Sequence[Node]) -> int:
+def _gpus(needs: Needs, size: InstanceType | None, used: Sequence[Node]) -> int:
     """GPUs that each node gives. On nodes of the user's own: what the model needs, or none if it can do without."""
     if size is not None:
         return size.gpus
-    on_processors = model.cpu and not (used and all(node.has_gpus for node in used))
-    return 0 if on_processors else model.gpus
+    on_processors = needs.cpu and not (used and all(node.has_gpus for node in used))
+    return 0 if on_processors else needs.gpus
 
 
 def _bought(
-    seen: Observed, placed: Placement, resource: Resource, *, size: InstanceType | None, model: Model
+    seen: Observed, placed: Placement, resource: Resource, *, size: InstanceType | None, disk_gib: int
 ) -> tuple[Apply, ...]:
     """What is missing is asked for at once. Without a size nothing ever is."""
     if size is None:
         return ()
-    return machines.buying(seen.workspace, resource, seen.machines, number=placed.to_buy, size=size, model=model)
+    return machines.buying(seen.workspace, resource, seen.machines, number=placed.to_buy, size=size, disk_gib=disk_gib)
 
 
-def _workload(seen: Observed, serving: Serving, *, images: Images) -> tuple[Apply, ...]:
-    """Service and Deployment, where they do not say what is wanted. What belongs to others is left alone."""
-    wanted = (
-        (services.service(seen.workspace, component=COMPONENT), seen.service),
-        (inference.deployment(seen.workspace, serving, images=images), seen.deployment),
-    )
-    taken = {each["kind"] for each in seen.foreign}
-    free = ((manifest, found) for manifest, found in wanted if manifest["kind"] not in taken)
-    return tuple(step for manifest, found in free for step in children.applying(manifest, seen=found))
+def _tuning(seen: Observed, asked: Task, *, begun: bool, now: datetime) -> tuple[Finding, Finding] | tuple[None, None]:
+    """JobStarted and TuningSucceeded, of a Workspace that tunes."""
+    tuned = asked.tuned
+    if tuned is None:
+        return None, None
+    done = tuned.result is not None
+    taken = None if done else _name_taken(seen, "PersistentVolumeClaim")
+    job = taken or job_diagnosis.started(tuned.job, tuned.pods, name=tuned.job_name, done=done, begun=begun, now=now)
+    made = job_diagnosis.succeeded(tuned.job, tuned.pods, tuned.result, started=job, progress=seen.progress)
+    return job, made
 
 
-def _inference(seen: Observed, resource: Resource, *, now: datetime, begun: bool) -> Finding:
+def _inference(seen: Observed, asked: Task, resource: Resource, *, now: datetime, begun: bool) -> Finding | None:
     """Worked out from the pods as long as there is a Deployment, whatever became of the nodes."""
-    if seen.foreign:
-        names = " and ".join(f"{each['kind']} {each['metadata']['name']}" for each in seen.foreign)
-        told = f"{names} is there already and does not belong to this Workspace"
-        return wrong(Reason.NAME_TAKEN, told, cure="rename one of them")
+    if not asked.serves:
+        return None
+    if asked.trains:
+        return waits_for(ConditionType.TUNING_SUCCEEDED)
+    if taken := _name_taken(seen, "Deployment", "Service"):
+        return taken
+    if seen.refused is not None:
+        told = f"the API server refuses the Deployment: {seen.refused.message}"
+        return wrong(Reason.WORKLOAD_REFUSED, told, cure="mend inference.template, or the policy that refuses it")
     if seen.deployment is None and not begun:
         return waits_for(ConditionType.RESOURCE_READY)
     pods = [pod for pod in seen.pods if pod.component == COMPONENT]
     return pod_diagnosis.inference(seen.deployment, pods, count=resource.count, now=now)
+
+
+def _name_taken(seen: Observed, *kinds: str) -> Finding | None:
+    found = [each for each in seen.foreign if each["kind"] in kinds]
+    if not found:
+        return None
+    names = " and ".join(f"{each['kind']} {each['metadata']['name']}" for each in found)
+    told = f"{names} is there already and does not belong to this Workspace"
+    return wrong(Reason.NAME_TAKEN, told, cure="rename one of them")
 
 
 def _reported(
@@ -129,6 +157,7 @@ def _reported(
         nodes=standing.nodes,
         wanted_nodes=standing.wanted_nodes,
         endpoint=standing.endpoint,
+        tuning=standing.tuning,
         now=now,
     )
     bare = standing.stopped is None and labels.WORKSPACE_FINALIZER not in workspace.finalizers

@@ -12,6 +12,8 @@ from kaito_operator.workspace.seen import Container, Pod, is_true
 Rule = Callable[[Pod], Finding | None]
 SCHEDULING_SECONDS = 10.0
 """A pod that the scheduler cannot place at once may only be ahead of the scheduler's view of the nodes."""
+MOUNT_SECONDS = 60.0
+"""A pod whose volumes are not there by then mounts something that does not exist."""
 LONGEST_QUOTE = 300
 WAITS = {
     "CreateContainerConfigError": (
@@ -42,9 +44,9 @@ def inference(deployment: Manifest | None, pods: Sequence[Pod], *, count: int, n
     if refused.get("status") == "True":
         return wrong(Reason.PODS_REFUSED, f"the API server refuses the pods: {refused.get('message', '')}")
     living = [pod for pod in pods if not pod.deleting and pod.phase not in ("Failed", "Succeeded")]
-    if found := _trouble(living, pods, now=now):
+    if found := trouble(living, pods, now=now):
         return found
-    doing = (_progress(pod) for pod in living if not is_true(pod.conditions, "Ready"))
+    doing = (progress(pod) for pod in living if not is_true(pod.conditions, "Ready"))
     told = f"{ready} of {count} replicas answer; {next(doing, 'the pods are being created')}"
     return waiting(Reason.INFERENCE_PENDING, told)
 
@@ -59,7 +61,7 @@ def _answering(deployment: Manifest) -> int:
     return max(0, min(updated, ready - old))
 
 
-def _trouble(living: Sequence[Pod], pods: Sequence[Pod], *, now: datetime) -> Finding | None:
+def trouble(living: Sequence[Pod], pods: Sequence[Pod], *, now: datetime) -> Finding | None:
     """The first rule that any pod meets. Pods that have failed explain only what no living one does."""
     for rule in RULES:
         for pod in living:
@@ -67,6 +69,8 @@ def _trouble(living: Sequence[Pod], pods: Sequence[Pod], *, now: datetime) -> Fi
                 return found
     for pod in living:
         if found := _unschedulable(pod, making_room=any(p.deleting for p in pods), now=now):
+            return found
+        if found := _not_mounted(pod, now=now):
             return found
     return next((found for pod in pods if not living and (found := _evicted(pod))), None)
 
@@ -81,6 +85,19 @@ def _unschedulable(pod: Pod, *, making_room: bool, now: datetime) -> Finding | N
     if left > 0:
         return waiting(Reason.INFERENCE_PENDING, f"Pod {pod.name} waits for a node", look_again=left + 1)
     return wrong(Reason.UNSCHEDULABLE, f"Pod {pod.name} fits on no node: {scheduled.get('message', '')}")
+
+
+def _not_mounted(pod: Pod, *, now: datetime) -> Finding | None:
+    """A kubelet tells in events alone which volume it cannot mount; that it has made no sandbox is in the status."""
+    scheduled, sandbox = pod.conditions.get("PodScheduled", {}), pod.conditions.get("PodReadyToStartContainers", {})
+    if scheduled.get("status") != "True" or sandbox.get("status") != "False" or not pod.secrets:
+        return None
+    since = moment(scheduled["lastTransitionTime"]) if "lastTransitionTime" in scheduled else now
+    if (left := MOUNT_SECONDS - (now - since).total_seconds()) > 0:
+        return waiting(Reason.INFERENCE_PENDING, f"Pod {pod.name} is being set up", look_again=left + 1)
+    told = f"Pod {pod.name} has not got its volumes for {MOUNT_SECONDS:.0f} s"
+    named = f"Secret{'s' if len(pod.secrets) > 1 else ''} {', '.join(pod.secrets)}"
+    return wrong(Reason.VOLUME_NOT_MOUNTED, told, cure=f"see whether {named} exist and have a .dockerconfigjson")
 
 
 def _evicted(pod: Pod) -> Finding | None:
@@ -123,7 +140,7 @@ def _out_of_memory(pod: Pod) -> Finding | None:
 def _out_of_gpu_memory(pod: Pod) -> Finding | None:
     for container in _failing(pod):
         if container.ended is not None and any(words in container.ended.message for words in GPU_MEMORY_WORDS):
-            told = f"Pod {pod.name}, container {container.name}: {_last_line(container.ended.message)}"
+            told = f"Pod {pod.name}, container {container.name}: {last_line(container.ended.message)}"
             return wrong(Reason.GPU_OUT_OF_MEMORY, told, cure="take an instanceType with more GPU memory")
     return None
 
@@ -132,7 +149,7 @@ def _crashed(pod: Pod) -> Finding | None:
     for container in _failing(pod):
         ended = container.ended
         code = f" with exit code {ended.exit_code}" if ended else ""
-        said = _last_line(ended.message) if ended else ""
+        said = last_line(ended.message) if ended else ""
         told = f"Pod {pod.name}, container {container.name} ended{code}" + (f": {said}" if said else "")
         return wrong(Reason.CRASH_LOOP, told, cure=f"kubectl logs --previous {pod.name}")
     return None
@@ -142,7 +159,8 @@ RULES: tuple[Rule, ...] = (_not_started, _out_of_memory, _out_of_gpu_memory, _cr
 """The more particular first: a container that ran out of memory has crashed, too."""
 
 
-def _progress(pod: Pod) -> str:
+def progress(pod: Pod) -> str:
+    """How far a pod is that nothing is wrong with."""
     if not is_true(pod.conditions, "PodScheduled"):
         return f"Pod {pod.name} waits for a node"
     if any(container.started for container in pod.containers if container.runs):
@@ -152,7 +170,8 @@ def _progress(pod: Pod) -> str:
     return f"Pod {pod.name} gets its image"
 
 
-def _last_line(text: str) -> str:
+def last_line(text: str) -> str:
+    """The last line of a log that says anything, cut to what a status can hold."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return _quoted(lines[-1]) if lines else ""
 

@@ -3,9 +3,10 @@
 from typing import Any
 
 from kaito_operator.api import labels
-from kaito_operator.api.spec import LabelSelector, Operator
+from kaito_operator.api.spec import LabelSelector, Operator, Preset
 from kaito_operator.api.workspace import Workspace
 from kaito_operator.workspace.nodes import TOLERATED, reservation
+from presets.catalog import Model
 
 NOBODY = 65532
 """The user of distroless images; any that is not root will do."""
@@ -39,12 +40,31 @@ def volumes() -> list[dict[str, Any]]:
 
 def volume_mounts() -> list[dict[str, Any]]:
     """Where a container finds them. torch's workers share memory, and 64 MiB, the runtime's default, is not enough."""
-    return [{"name": "dshm", "mountPath": SHARED_MEMORY}, {"name": "tmp", "mountPath": SCRATCH}]
+    return [{"name": "dshm", "mountPath": SHARED_MEMORY}, scratch_mount()]
+
+
+def scratch_mount() -> dict[str, Any]:
+    """Where a container that only writes temporary files finds them."""
+    return {"name": "tmp", "mountPath": SCRATCH}
 
 
 def environment() -> list[dict[str, str]]:
     """A home that can be written, and a name: libraries ask for both, and the user id is in no password file."""
     return [{"name": "HOME", "value": SCRATCH}, {"name": "LOGNAME", "value": "kaito"}]
+
+
+def pull_secrets(preset: Preset) -> list[dict[str, str]]:
+    """The Secrets of the namespace that the preset's image is pulled with."""
+    options = preset.preset_options
+    return [{"name": name} for name in (options.image_pull_secrets if options else ())]
+
+
+def resources(model: Model, *, gpus: int) -> dict[str, Any]:
+    """All GPUs of the node; without any, the memory that the model needs."""
+    if not gpus:
+        return {"requests": {"memory": f"{model.total_memory_gib}Gi"}}
+    wanted = {labels.GPU_RESOURCE: str(gpus)}
+    return {"requests": wanted, "limits": wanted}
 
 
 def tolerations() -> list[dict[str, str]]:

@@ -112,6 +112,40 @@ class Pod:
     conditions: Conditions
     containers: tuple[Container, ...]
     """Init containers first."""
+    created_at: datetime
+    address: str
+    owner_uid: str
+    """Of its controller, a Job or a ReplicaSet."""
+    secrets: tuple[str, ...]
+    """Secrets that it mounts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A tuning Job of the Workspace."""
+
+    name: str
+    uid: str
+    deleting: bool
+    complete: bool
+    failed: str
+    """Why Kubernetes gave it up; "" while it has not."""
+    failed_pods: int
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """A training under way, as the trainer tells it."""
+
+    step: int
+    steps: int
+    loss: str
+    eta_seconds: int | None
+
+    def __str__(self) -> str:
+        loss = f", loss {self.loss}" if self.loss else ""
+        left = f", about {round(self.eta_seconds / 60)} min left" if self.eta_seconds and self.eta_seconds >= 60 else ""
+        return f"step {self.step} of {self.steps}{loss}{left}"
 
 
 def holder(manifest: Manifest) -> Key | None:
@@ -177,6 +211,25 @@ def pod(manifest: Manifest) -> Pod:
         deleting="deletionTimestamp" in meta,
         conditions=by_type(status.get("conditions") or ()),
         containers=tuple(_container(state) for state in states),
+        owner_uid=next((o["uid"] for o in meta.get("ownerReferences") or () if o.get("controller")), ""),
+        address=status.get("podIP", ""),
+        secrets=tuple(v["secret"]["secretName"] for v in spec.get("volumes") or () if "secret" in v),
+        created_at=moment(meta["creationTimestamp"]),
+    )
+
+
+def job(manifest: Manifest) -> Job:
+    """Reads a Job."""
+    meta, status = manifest["metadata"], manifest.get("status") or {}
+    conditions = by_type(status.get("conditions") or ())
+    failed = conditions.get("Failed", {})
+    return Job(
+        name=meta["name"],
+        uid=meta["uid"],
+        deleting="deletionTimestamp" in meta,
+        complete=is_true(conditions, "Complete"),
+        failed=(failed.get("reason") or "Failed") if failed.get("status") == "True" else "",
+        failed_pods=status.get("failed", 0),
     )
 
 

@@ -11,8 +11,8 @@ HTTP_PORT = 5000
 TORCH_PORT = 29500
 
 
-def service(workspace: Workspace, *, component: str) -> Manifest:
-    """Leads to the pods of one workload; a load balancer where the annotation asks for one."""
+def service(workspace: Workspace, *, component: str, port: int = HTTP_PORT) -> Manifest:
+    """Leads to a port of the pods of one workload; a load balancer where the annotation asks for one."""
     return {
         "apiVersion": "v1",
         "kind": "Service",
@@ -21,7 +21,7 @@ def service(workspace: Workspace, *, component: str) -> Manifest:
             "type": "LoadBalancer" if workspace.load_balanced else "ClusterIP",
             "selector": children.selector(workspace, component=component),
             "ports": [
-                {"name": "http", "protocol": "TCP", "port": 80, "targetPort": HTTP_PORT},
+                {"name": "http", "protocol": "TCP", "port": 80, "targetPort": port},
                 {"name": "torch", "protocol": "TCP", "port": TORCH_PORT, "targetPort": TORCH_PORT},
             ],
         },

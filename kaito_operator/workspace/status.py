@@ -10,6 +10,8 @@ from kaito_operator.api.reasons import ConditionType, Reason
 from kaito_operator.api.workspace import Workspace
 from kaito_operator.plan import Event, Report
 from kaito_operator.workspace.finding import Finding, passed, waits_for, wrong
+from kaito_operator.workspace.seen import Progress
+from kaito_operator.workspace.task import TuningTask
 
 SILENT = (ConditionType.READY.value,)
 """Conditions whose transitions are told already by another's event."""
@@ -21,20 +23,29 @@ class Standing:
 
     machine: Finding
     resource: Finding
-    inference: Finding
+    inference: Finding | None
+    """None if nothing is served."""
+    job: Finding | None = None
+    """None if nothing is tuned."""
+    tuned: Finding | None = None
     nodes: tuple[str, ...] = ()
     wanted_nodes: int = 0
     endpoint: str = ""
+    tuning: Mapping[str, Any] | None = None
+    """status.tuning."""
     stopped: Finding | None = None
 
     @property
     def steps(self) -> tuple[tuple[ConditionType, Finding], ...]:
         """Each gate with its condition."""
-        return (
+        gates = (
             (ConditionType.MACHINE_READY, self.machine),
             (ConditionType.RESOURCE_READY, self.resource),
+            (ConditionType.JOB_STARTED, self.job),
+            (ConditionType.TUNING_SUCCEEDED, self.tuned),
             (ConditionType.INFERENCE_READY, self.inference),
         )
+        return tuple((type, found) for type, found in gates if found is not None)
 
     @property
     def leaf(self) -> Finding | None:
@@ -44,7 +55,8 @@ class Standing:
     @property
     def look_again(self) -> float | None:
         """Seconds until something may be seen differently without any event."""
-        return min((found.look_again for _, found in self.steps if found.look_again is not None), default=None)
+        found = [*(found for _, found in self.steps), *([self.stopped] if self.stopped else [])]
+        return min((each.look_again for each in found if each.look_again is not None), default=None)
 
 
 def stopped(why: Finding) -> Standing:
@@ -55,7 +67,7 @@ def stopped(why: Finding) -> Standing:
 
 def conditions(standing: Standing) -> tuple[Condition, ...]:
     """One for each gate, and the sum of them twice: by KAITO's name and by everybody's."""
-    total = _total(standing.leaf)
+    total = _total(standing.leaf, served=standing.inference is not None)
     return (
         *(found.condition(type) for type, found in standing.steps),
         total.condition(ConditionType.WORKSPACE_READY),
@@ -63,10 +75,10 @@ def conditions(standing: Standing) -> tuple[Condition, ...]:
     )
 
 
-def _total(leaf: Finding | None) -> Finding:
+def _total(leaf: Finding | None, *, served: bool) -> Finding:
     """True or False, never in between; False has the reason of the leaf, if there is anything wrong."""
     if leaf is None:
-        return passed(Reason.WORKSPACE_READY, "the model answers")
+        return passed(Reason.WORKSPACE_READY, "the model answers" if served else "the model is tuned")
     return wrong(leaf.reason if leaf.status == "False" else Reason.WORKSPACE_PENDING, leaf.message)
 
 
@@ -78,6 +90,7 @@ def report(
     wanted_nodes: int,
     endpoint: str,
     now: datetime,
+    tuning: Mapping[str, Any] | None = None,
 ) -> tuple[Report, ...]:
     """The status to write, if it is another than the one seen. Every field of ours is always in it."""
     seen = workspace.status
@@ -87,6 +100,7 @@ def report(
         "workerNodes": sorted(nodes),
         "targetNodeCount": wanted_nodes,
         "endpoint": endpoint,
+        **({"tuning": dict(tuning)} if tuning else {}),
     }
     return () if _is_told(told, seen, workspace.conditions) else (Report(workspace.ref, workspace.uid, told),)
 
@@ -95,6 +109,22 @@ def _is_told(told: Mapping[str, Any], seen: Mapping[str, Any], before: Mapping[s
     """Whether the status seen says all of it. Fields and conditions of others are theirs."""
     same_conditions = all(before.get(entry["type"]) == entry for entry in told["conditions"])
     return same_conditions and all(seen.get(key) == value for key, value in told.items() if key != "conditions")
+
+
+def tuning(tuned: TuningTask | None, progress: Progress | None, *, before: object) -> dict[str, Any] | None:
+    """status.tuning: which Job, how far, and what it made. What the Job said before stays until it says more."""
+    if tuned is None:
+        return None
+    known = before if isinstance(before, dict) and before.get("job") == tuned.job_name else {}
+    told = {**known, "job": tuned.job_name}
+    if tuned.result is not None:
+        told.pop("etaSeconds", None)
+        named = {"image": tuned.result.image, "digest": tuned.result.digest}
+        return {**told, **{key: value for key, value in named.items() if value}}
+    if progress is None:
+        return told
+    eta = {"etaSeconds": progress.eta_seconds} if progress.eta_seconds is not None else {}
+    return {**told, "step": progress.step, "steps": progress.steps, "loss": progress.loss, **eta}
 
 
 def events(workspace: Workspace, wanted: Sequence[Condition]) -> tuple[Event, ...]:

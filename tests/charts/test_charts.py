@@ -1,11 +1,13 @@
 """The charts: they lint, render to the golden YAML, hold no wildcard, and every pod is restricted."""
 
 import subprocess
+from base64 import b64decode
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from cryptography import x509
 
 from local_cluster import binaries
 
@@ -28,8 +30,8 @@ def helm(*arguments: str) -> str:
     return subprocess.run([program, *arguments], cwd=ROOT, capture_output=True, text=True, check=True).stdout
 
 
-def rendered(chart: str) -> list[dict[str, Any]]:
-    settings = [word for value in VALUES[chart] for word in ("--set", value)]
+def rendered(chart: str, *more: str) -> list[dict[str, Any]]:
+    settings = [word for value in (*VALUES[chart], *more) for word in ("--set", value)]
     text = helm("template", chart, f"charts/{chart}", "-n", "kaito-system", "--kube-version", KUBERNETES, *settings)
     return [manifest for manifest in yaml.safe_load_all(text) if manifest]
 
@@ -37,6 +39,30 @@ def rendered(chart: str) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("chart", CHARTS)
 def test_a_chart_renders_to_its_golden_yaml(chart: str, golden: Any) -> None:
     golden(f"charts/{chart}", rendered(chart))
+
+
+def test_admission_is_off_unless_asked_for() -> None:
+    assert "ValidatingWebhookConfiguration" not in {manifest["kind"] for manifest in rendered("workspace")}
+
+
+def test_the_chart_makes_a_certificate_that_admission_is_answered_with() -> None:
+    by_kind = {manifest["kind"]: manifest for manifest in rendered("workspace", "webhook.enabled=true")}
+    (webhook,) = by_kind["ValidatingWebhookConfiguration"]["webhooks"]
+    secret, service = by_kind["Secret"], webhook["clientConfig"]["service"]
+    assert webhook["failurePolicy"] == "Ignore"
+    assert webhook["clientConfig"]["caBundle"] == secret["data"]["ca.crt"]
+    certificate = x509.load_pem_x509_certificate(b64decode(secret["data"]["tls.crt"]))
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert names.get_values_for_type(x509.DNSName) == [f"{service['name']}.{service['namespace']}.svc"]
+    pod = by_kind["Deployment"]["spec"]["template"]["spec"]
+    assert {"name": "webhook", "secret": {"secretName": secret["metadata"]["name"]}} in pod["volumes"]
+
+
+def test_a_certificate_of_the_users_own_is_used_as_it_is() -> None:
+    manifests = rendered("workspace", "webhook.enabled=true", "webhook.certificateSecret=mine")
+    assert "Secret" not in {manifest["kind"] for manifest in manifests}
+    (pod,) = (m["spec"]["template"]["spec"] for m in manifests if m["kind"] == "Deployment")
+    assert {"name": "webhook", "secret": {"secretName": "mine"}} in pod["volumes"]
 
 
 @pytest.mark.parametrize("chart", CHARTS)

@@ -88,7 +88,18 @@ def test_idle_it_watches_and_renews_its_lease_and_asks_for_nothing_else(api_serv
     assert 4 <= len(asked) * LEASE_SECONDS / 7.5 <= 7, "one renewal every 0.4 s for 5 s"
     watched = sorted({told for told in start.requests() if told.startswith("watch ")})
     assert watched == [
-        f"watch {plural}" for plural in ("deployments", "machines", "nodes", "pods", "services", "workspaces")
+        f"watch {plural}"
+        for plural in (
+            "configmaps",
+            "deployments",
+            "jobs",
+            "machines",
+            "nodes",
+            "persistentvolumeclaims",
+            "pods",
+            "services",
+            "workspaces",
+        )
     ]
     assert start.writes() == []
 

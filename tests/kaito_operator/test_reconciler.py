@@ -45,7 +45,7 @@ async def running(loop: Reconciler[Seen], kube: Kube) -> AsyncIterator[None]:
     """The whole loop with its watches, as ``__main__`` has it."""
     async with asyncio.TaskGroup() as group:
         tasks = [
-            group.create_task(watch(loop.controller.watches, kube, loop.saw, spawned=lambda: None)),
+            group.create_task(watch(loop.controller, kube, loop.saw, spawned=lambda: None)),
             group.create_task(loop.observe()),
             group.create_task(loop.work()),
         ]

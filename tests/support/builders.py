@@ -257,3 +257,65 @@ def seen_of(workspace: Mapping[str, Any], *others: Mapping[str, Any]) -> Observe
     if found is None:
         raise AssertionError("the Workspace is not in its own cluster")
     return found
+
+
+def a_job(name: str, *, namespace: str = "team", complete: bool = False, failed: str = "") -> Manifest:
+    """A tuning Job of the Workspace chat."""
+    over = [condition("Complete", "True")] if complete else [condition("Failed", "True", failed)] if failed else []
+    owner = {"apiVersion": "kaito.sh/v1alpha1", "kind": "Workspace", "name": "chat", "uid": UID, "controller": True}
+    labels = {"kaito.sh/workspace": "chat", "app.kubernetes.io/component": "tuning"}
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {**meta(name, namespace=namespace, labels=labels), "ownerReferences": [owner]},
+        "spec": {},
+        "status": {"conditions": over},
+    }
+
+
+TUNING_STEPS = ("download", "trainer", "publish")
+
+
+def a_tuning_pod(
+    job: str,
+    *,
+    uid: str = "",
+    running: str = "",
+    ended: tuple[str, int, str] | None = None,
+    phase: str = "Pending",
+    sandbox: bool = True,
+) -> Manifest:
+    """The pod of a tuning Job: one step runs, or has ended with this exit code and these last words."""
+    labels = {
+        "kaito.sh/workspace": "chat",
+        "app.kubernetes.io/component": "tuning",
+    }
+    owner = {"apiVersion": "batch/v1", "kind": "Job", "name": job, "uid": uid or f"uid-of-{job}", "controller": True}
+    statuses = [_step(name, running=running, ended=ended) for name in TUNING_STEPS]
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {**meta(f"{job}-abcde", namespace="team", labels=labels), "ownerReferences": [owner]},
+        "spec": {"nodeName": "n", "volumes": [{"name": "push", "secret": {"secretName": "push"}}]},
+        "status": {
+            "phase": "Running" if running == "publish" else phase,
+            "podIP": "10.244.1.7",
+            "conditions": [
+                condition("PodScheduled", "True"),
+                condition("PodReadyToStartContainers", str(sandbox)),
+            ],
+            "initContainerStatuses": statuses[:-1],
+            "containerStatuses": statuses[-1:],
+        },
+    }
+
+
+def _step(name: str, *, running: str, ended: tuple[str, int, str] | None) -> Manifest:
+    state: Manifest = {"waiting": {"reason": "PodInitializing"}}
+    if name == running:
+        state = {"running": {"startedAt": EARLIER}}
+    elif ended is not None and name == ended[0]:
+        state = {
+            "terminated": {"exitCode": ended[1], "message": ended[2], "reason": "Error" if ended[1] else "Completed"}
+        }
+    return {"name": name, "image": "kaito/x:1", "ready": False, "restartCount": 0, "state": state}

@@ -3,6 +3,7 @@
 It is no stand-in for the API server (that is real in its own tests): it lets thousands of histories be run in a second.
 """
 
+import json
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timedelta
 from itertools import count
@@ -13,7 +14,7 @@ from kaito_operator.api.conditions import timestamp
 from kaito_operator.mirror import Mirror
 from kaito_operator.plan import Apply, Delete, Finalizer, Key, Plan, Report
 from kaito_operator.workspace.observe import Observed, observe
-from tests.support.builders import NOON, a_container, a_node, a_pod, machine_conditions
+from tests.support.builders import NOON, a_container, a_node, a_pod, a_tuning_pod, condition, machine_conditions
 
 Manifest = dict[str, Any]
 Name = tuple[str, str, str]
@@ -84,6 +85,7 @@ class ModelCluster:
             self._store({**seen, "metadata": {**seen["metadata"], "deletionTimestamp": timestamp(self.now)}})
         else:
             del self.objects[name]
+            self.objects = {n: each for n, each in self.objects.items() if n[0] != "Pod" or _job_of(each) != name[2]}
 
     def _report(self, report: Report) -> None:
         seen = self.objects[(report.ref.kind, report.ref.namespace, report.ref.name)]
@@ -129,8 +131,9 @@ class ModelCluster:
     def roll_out(self) -> None:
         """The Deployment's controller and the kubelets: a ready pod for every replica; none without the Deployment."""
         wanted = self.objects.get(("Deployment", *self.key))
+        jobs = {job["metadata"]["name"] for job in self.all("Job")}
         if wanted is None:
-            self.objects = {name: each for name, each in self.objects.items() if name[0] != "Pod"}
+            self.objects = {n: each for n, each in self.objects.items() if n[0] != "Pod" or _job_of(each) in jobs}
             return
         replicas = wanted["spec"]["replicas"]
         counts = dict.fromkeys(("replicas", "updatedReplicas", "readyReplicas", "availableReplicas"), replicas)
@@ -141,12 +144,38 @@ class ModelCluster:
             where = nodes[replica % len(nodes)]
             self._store(a_pod(f"{self.key.name}-{replica}", node=where, phase="Running", containers=[ready]))
 
+    def work_off_jobs(self) -> None:
+        """The Job's controller and the kubelets: every Job gets its pod, then publishes and is over."""
+        for job in self.all("Job") if self.all("Node") else []:
+            name = job["metadata"]["name"]
+            pod = f"{name}-abcde"
+            if ("Pod", self.key.namespace, pod) not in self.objects:
+                self._store(a_tuning_pod(name, uid=job["metadata"]["uid"], running="trainer"))
+            elif not job.get("status", {}).get("conditions"):
+                digest = json.dumps({"digest": f"sha256:{name}"})
+                self._store(
+                    a_tuning_pod(name, uid=job["metadata"]["uid"], ended=("publish", 0, digest), phase="Succeeded")
+                )
+                self._store({**job, "status": {"conditions": [condition("Complete", "True")]}})
+
+    def fail_jobs(self) -> None:
+        """Every Job that is not over is given up."""
+        for job in self.all("Job"):
+            name = job["metadata"]["name"]
+            if not job.get("status", {}).get("conditions"):
+                self._store(
+                    a_tuning_pod(
+                        name, uid=job["metadata"]["uid"], ended=("trainer", 65, "DataInvalid: row 1"), phase="Failed"
+                    )
+                )
+                self._store({**job, "status": {"conditions": [condition("Failed", "True", "PodFailurePolicy")]}})
+
     def crash(self) -> None:
         """The server ends in every pod."""
         wanted = self.objects.get(("Deployment", *self.key))
         if wanted is not None and "status" in wanted:
             self._store({**wanted, "status": {**wanted["status"], "readyReplicas": 0, "availableReplicas": 0}})
-        for pod in self.all("Pod"):
+        for pod in (pod for pod in self.all("Pod") if not _job_of(pod)):
             ended = {"exitCode": 1, "reason": "Error", "message": "no"}
             statuses = [a_container(restarts=1, before=ended)]
             self._store({**pod, "status": {**pod["status"], "containerStatuses": statuses}})
@@ -202,6 +231,10 @@ def _name(manifest: Mapping[str, Any]) -> Name:
     return manifest["kind"], manifest["metadata"].get("namespace", ""), manifest["metadata"]["name"]
 
 
+def _job_of(pod: Manifest) -> str:
+    return next((str(o["name"]) for o in pod["metadata"].get("ownerReferences", []) if o["kind"] == "Job"), "")
+
+
 def _version(manifest: Manifest) -> int:
     return int(manifest["metadata"]["resourceVersion"])
 
@@ -220,6 +253,6 @@ def _relabelled(node: Manifest, wanted: Mapping[str, Any]) -> Manifest:
 def _merged(seen: Manifest, wanted: Mapping[str, Any]) -> Manifest:
     """What was sent over what is there; a changed spec is a new generation."""
     meta = seen["metadata"]
-    spec = {**seen["spec"], **wanted["spec"]}
-    generation = meta["generation"] + (spec != seen["spec"])
-    return {**seen, "spec": spec, "metadata": {**meta, **wanted["metadata"], "generation": generation}}
+    changed = {key: value for key, value in wanted.items() if key != "metadata" and seen.get(key) != value}
+    generation = meta["generation"] + bool(changed)
+    return {**seen, **changed, "metadata": {**meta, **wanted["metadata"], "generation": generation}}

@@ -5,17 +5,17 @@ from datetime import datetime
 from typing import Any
 
 from kaito_operator.plan import Plan
-from kaito_operator.workspace.images import Images
+from kaito_operator.workspace.installation import Installation
 from kaito_operator.workspace.plan import plan
 from presets.catalog import load_catalog
 from tests.support.builders import NOON, seen_of
 
-IMAGES = Images("registry.example.com/presets", "1.2.3")
+INSTALLATION = Installation("registry.example.com/presets", "1.2.3", tuning_storage_class="kept")
 
 
 def planned(workspace: Mapping[str, Any], *others: Mapping[str, Any], now: datetime = NOON) -> Plan:
     """What is planned for a Workspace in a cluster that holds the other objects."""
-    return plan(seen_of(workspace, *others), now, catalog=load_catalog(), images=IMAGES)
+    return plan(seen_of(workspace, *others), now, catalog=load_catalog(), installation=INSTALLATION)
 
 
 def conditions(todo: Plan) -> dict[str, tuple[str, str, str]]:

@@ -56,22 +56,6 @@ def test_a_mistake_does_not_take_away_what_runs() -> None:
 
 
 UNSUPPORTED = {
-    "tuning": a_workspace(
-        tuning={
-            "preset": {"name": "phi-3-mini-128k-instruct"},
-            "method": "qlora",
-            "input": {"urls": ["https://example.com/rows.parquet"]},
-            "output": {"image": "example.com/team/out:1", "imagePushSecret": "push"},
-        },
-        instance_type="Standard_NC6s_v3",
-    ),
-    "inference.template": a_workspace(inference={"template": {"spec": {"containers": []}}}),
-    "inference.adapters": a_workspace(
-        inference={
-            "preset": {"name": "smollm2-135m-instruct"},
-            "adapters": [{"source": {"name": "one", "image": "r.io/a/b:1"}}],
-        }
-    ),
     "Hugging Face Hub": a_workspace(preset="org/model"),
     "more than one machine": a_workspace(
         inference={

@@ -35,6 +35,49 @@ WORKSPACES = {
     "private": a_workspace(inference=PRIVATE, instance_type="Standard_NC24ads_A100_v4"),
     "own-nodes": a_workspace(preset="falcon-7b", instance_type="", resource=EXPRESSIONS),
     "load-balanced": a_workspace(annotations={"kaito.sh/enablelb": "tRuE"}),
+    "adapters": a_workspace(
+        inference={
+            "preset": {"name": "smollm2-135m-instruct"},
+            "adapters": [
+                {"source": {"name": "style", "image": "r.io/team/style:1", "imagePullSecrets": ["pull", "a.b"]}},
+                {"source": {"name": "facts", "image": "r.io/team/facts:1"}, "strength": "0.5"},
+            ],
+        }
+    ),
+}
+README_QUICK_START = {
+    "preset": {"name": "phi-3-mini-128k-instruct"},
+    "method": "qlora",
+    "input": {
+        "urls": [
+            "https://huggingface.co/datasets/philschmid/dolly-15k-oai-style/resolve/main/data/"
+            "train-00000-of-00001-54e3756291ca09c6.parquet?download=true"
+        ]
+    },
+    "output": {
+        "image": "ACR_REPO_HERE.azurecr.io/IMAGE_NAME_HERE:0.0.1",
+        "imagePushSecret": "ACR_REGISTRY_SECRET_HERE",
+    },
+}
+VOLUME = {"persistentVolumeClaim": {"claimName": "shared"}}
+TUNINGS = {
+    "quick-start": a_workspace(tuning=README_QUICK_START, instance_type="Standard_NC6s_v3"),
+    "image-to-volume": a_workspace(
+        tuning={
+            "preset": {"name": "smollm2-135m-instruct"},
+            "method": "LoRA",
+            "input": {"image": "r.io/team/rows:1", "imagePullSecrets": ["pull"]},
+            "output": {"volumeSource": VOLUME},
+        }
+    ),
+    "volume-to-image": a_workspace(
+        tuning={
+            "preset": {"name": "smollm2-135m-instruct"},
+            "method": "lora",
+            "input": {"volumeSource": VOLUME},
+            "output": {"image": "r.io/team/style:1", "imagePushSecret": "push"},
+        }
+    ),
 }
 GOLDEN = Callable[[str, Any], None]
 
@@ -57,6 +100,13 @@ def test_the_workload_is_as_people_have_read_it(case: str, golden: GOLDEN) -> No
     golden(f"workspace/workload-{case}", [*applied(todo, "Service"), *applied(todo, "Deployment")])
 
 
+@pytest.mark.parametrize("case", TUNINGS)
+def test_the_tuning_is_as_people_have_read_it(case: str, golden: GOLDEN) -> None:
+    todo = on_its_nodes(TUNINGS[case])
+    written = [applied(todo, kind) for kind in ("ConfigMap", "PersistentVolumeClaim", "Job")]
+    golden(f"workspace/tuning-{case}", [manifest for manifests in written for manifest in manifests])
+
+
 @pytest.mark.parametrize("case", [case for case in WORKSPACES if case != "own-nodes"])
 def test_the_machines_are_as_people_have_read_them(case: str, golden: GOLDEN) -> None:
     golden(f"workspace/machines-{case}", applied(planned(WORKSPACES[case]), "Machine"))
@@ -77,7 +127,7 @@ STATUSES = {
     ),
     "model-loading": (a_workspace(), a_ready_machine(FIRST, node="n"), a_node("n", held_by="chat", pool=FIRST)),
     "two-mistakes": (a_workspace(preset="smollm2", instance_type="Standard_X1"),),
-    "not-yet-supported": (a_workspace(inference={"template": {"spec": {"containers": []}}}),),
+    "not-yet-supported": (a_workspace(preset="org/model"),),
 }
 
 
@@ -92,6 +142,13 @@ def test_every_pod_meets_the_restricted_pod_security_profile(case: str) -> None:
     deployments = applied(on_its_nodes(WORKSPACES[case]), "Deployment")
     assert len(deployments) == 1
     assert violations(deployments[0]["spec"]["template"]["spec"]) == []
+
+
+@pytest.mark.security
+@pytest.mark.parametrize("case", TUNINGS)
+def test_every_tuning_pod_meets_the_restricted_pod_security_profile(case: str) -> None:
+    (job,) = applied(on_its_nodes(TUNINGS[case]), "Job")
+    assert violations(job["spec"]["template"]["spec"]) == []
 
 
 @pytest.mark.security

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kaito_operator.plan import Plan
-from kaito_operator.workspace.images import Images
+from kaito_operator.workspace.installation import Installation
 from kaito_operator.workspace.plan import plan
 from presets.catalog import load_catalog
 from tests.support.builders import a_machine, a_node, a_workspace, condition
@@ -18,7 +18,7 @@ from tests.support.model_cluster import ModelCluster
 
 pytestmark = pytest.mark.properties
 
-IMAGES = Images("kaito", "1")
+INSTALLATION = Installation("kaito", "1")
 PASSES = 40
 """More than any undisturbed Workspace needs."""
 CASES = settings(
@@ -32,7 +32,7 @@ Count = Callable[[str, int], None]
 def planned(cluster: ModelCluster, *, backwards: bool = False) -> Plan | None:
     """What is planned now; None once the Workspace is gone."""
     seen = cluster.observed(backwards=backwards)
-    return plan(seen, cluster.now, catalog=load_catalog(), images=IMAGES) if seen is not None else None
+    return plan(seen, cluster.now, catalog=load_catalog(), installation=INSTALLATION) if seen is not None else None
 
 
 def one_pass(cluster: ModelCluster, *, writes: int | None = None) -> Plan | None:

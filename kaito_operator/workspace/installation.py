@@ -1,0 +1,38 @@
+"""How the operator was installed, as far as manifests depend on it: registries, allow-lists, storage."""
+
+from dataclasses import dataclass
+
+from kaito_operator.api.spec import Preset
+from kaito_operator.settings import WorkspaceSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Installation:
+    """What the chart's values say."""
+
+    registry: str
+    """Of the preset images."""
+    version: str
+    """The tag of the preset images."""
+    download_allow: tuple[str, ...] = ()
+    """Networks in CIDR form from which training data may be downloaded though they are private, also by plain HTTP."""
+    plain_http_registries: tuple[str, ...] = ()
+    """Registries, ``host:port``, that are spoken to without TLS."""
+    tuning_storage_class: str = ""
+    """The storage class of the volume that outlives a tuning pod; "" keeps checkpoints with the pod alone."""
+
+    def image(self, preset: Preset, *, model: str) -> str:
+        """The image to run: the user's own if one is named, else ours of the model."""
+        own = preset.preset_options.image if preset.preset_options else None
+        return own or f"{self.registry}/kaito-{model}:{self.version}"
+
+
+def installation(settings: WorkspaceSettings) -> Installation:
+    """What the settings say of it."""
+    return Installation(
+        registry=settings.preset_registry,
+        version=settings.preset_version,
+        download_allow=settings.download_allow,
+        plain_http_registries=settings.plain_http_registries,
+        tuning_storage_class=settings.tuning_storage_class,
+    )

@@ -1,0 +1,93 @@
+"""The objects that do the work of a Workspace, where they do not say what is wanted; and those that are in the way."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from kaito_operator.api.kinds import JOB
+from kaito_operator.api.spec import Resource
+from kaito_operator.plan import Apply, Delete, Manifest, Ref
+from kaito_operator.workspace import children, inference, services, template, tuning
+from kaito_operator.workspace.inference import Serving
+from kaito_operator.workspace.installation import Installation
+from kaito_operator.workspace.observe import Observed
+from kaito_operator.workspace.task import ServedPreset, ServedTemplate, Task
+from kaito_operator.workspace.tuning import Training
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """What is written and what goes."""
+
+    apply: tuple[Apply, ...] = ()
+    delete: tuple[Delete, ...] = ()
+
+
+def workload(
+    seen: Observed, task: Task, resource: Resource, *, gpus: int, begun: bool, installation: Installation
+) -> Workload:
+    """``begun``: whether the nodes are there. What runs already is kept as wanted, whatever became of them."""
+    if task.tuned is not None and task.trains:
+        training = Training(task.tuned.tuning, task.tuned.model, resource, gpus=gpus, config=task.tuned.config)
+        applied = _trained(seen, training, name=task.tuned.job_name, installation=installation) if begun else ()
+        in_the_way = (*_stale_jobs(seen, keep=task.tuned.job_name), *_deleted(seen.deployment))  # it holds the GPUs
+        return Workload(apply=tuple(applied), delete=in_the_way)
+    if task.over:
+        return Workload(delete=(*_deleted(seen.deployment), *_deleted(seen.service)))
+    if begun or seen.deployment is not None:
+        wanted = _served(seen, task.served, resource, gpus=gpus, installation=installation)
+        return Workload(apply=tuple(_free(seen, wanted)))
+    return Workload()
+
+
+def _served(
+    seen: Observed,
+    served: ServedPreset | ServedTemplate,
+    resource: Resource,
+    *,
+    gpus: int,
+    installation: Installation,
+) -> tuple[Manifest, Manifest]:
+    """The Service and the Deployment that are wanted."""
+    workspace = seen.workspace
+    match served:
+        case ServedPreset(preset, model, adapters):
+            serving = Serving(preset, model, resource, gpus=gpus, adapters=adapters)
+            port, wanted = services.HTTP_PORT, inference.deployment(workspace, serving, installation=installation)
+        case ServedTemplate(given):
+            port, wanted = template.port(given), template.deployment(workspace, given, resource)
+    return services.service(workspace, component=inference.COMPONENT, port=port), wanted
+
+
+def _free(seen: Observed, wanted: tuple[Manifest, Manifest]) -> Iterator[Apply]:
+    """What has to be written of them. What belongs to others is left alone."""
+    taken = {each["kind"] for each in seen.foreign}
+    for manifest, found in zip(wanted, (seen.service, seen.deployment), strict=True):
+        if manifest["kind"] not in taken:
+            applies = children.applying(manifest, seen=found)
+            yield from (step for step in applies if seen.refused is None or step.manifest != seen.refused.manifest)
+
+
+def _trained(seen: Observed, training: Training, *, name: str, installation: Installation) -> Iterator[Apply]:
+    """ConfigMap, volume and Job. A Job's pod and a claim cannot be changed: what is there stays as it is."""
+    if any(each["kind"] == "PersistentVolumeClaim" for each in seen.foreign):
+        return
+    workspace = seen.workspace
+    config = next((each for each in seen.config_maps if each["metadata"]["name"] == name), None)
+    yield from children.applying(tuning.config_map(workspace, name=name, config=training.config), seen=config)
+    storage = installation.tuning_storage_class
+    if storage and seen.claim is None and training.tuning.output.volume_source is None:
+        yield Apply(tuning.volume_claim(workspace, gib=training.model.disk_gib, storage_class=storage))
+    if not any(job.name == name for job in seen.jobs):
+        yield Apply(tuning.job(workspace, training, name=name, installation=installation))
+
+
+def _deleted(found: Manifest | None) -> Iterator[Delete]:
+    if found is not None and "deletionTimestamp" not in found["metadata"]:
+        yield Delete(Ref.of(found), found["metadata"]["uid"])
+
+
+def _stale_jobs(seen: Observed, *, keep: str) -> Iterator[Delete]:
+    """Jobs for what was asked for before. Their configuration goes with the Workspace."""
+    for job in seen.jobs:
+        if job.name != keep and not job.deleting:
+            yield Delete(Ref(JOB.api_version, JOB.kind, job.name, seen.workspace.key.namespace), job.uid)

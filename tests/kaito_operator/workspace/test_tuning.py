@@ -1,0 +1,223 @@
+"""Tuning: which Job, when, how far it is, why it does not go on, and what is served in the end."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from kaito_operator.plan import Plan
+from kaito_operator.workspace.job_diagnosis import Result
+from kaito_operator.workspace.machines import machine_name
+from presets.tuning_steps import FINAL, ExitCode
+from tests.support.builders import UID, a_job, a_node, a_ready_machine, a_tuning_pod, a_workspace
+from tests.support.planning import applied, conditions, deleted, planned
+
+FIRST = machine_name(UID, slot=0, attempt=1)
+TUNING = {
+    "preset": {"name": "smollm2-135m-instruct"},
+    "method": "qlora",
+    "input": {"urls": ["https://example.com/rows.jsonl"]},
+    "output": {"image": "registry.example.com/team/style:1", "imagePushSecret": "push"},
+}
+DIGEST = "sha256:" + "ab" * 32
+
+
+def with_node(workspace: Mapping[str, Any], *others: Mapping[str, Any]) -> Plan:
+    """The plan once the node is there."""
+    machine = a_ready_machine(FIRST, node="n")
+    return planned(workspace, machine, a_node("n", held_by="chat", pool=FIRST), *others)
+
+
+def a_tuning(**changes: Any) -> dict[str, Any]:
+    return a_workspace(tuning={**TUNING, **changes.pop("tuning", {})}, **changes)
+
+
+def the_job(workspace: Mapping[str, Any] | None = None) -> str:
+    name: str = applied(with_node(workspace or a_tuning()), "Job")[0]["metadata"]["name"]
+    return name
+
+
+def test_nothing_is_trained_before_the_node_is_there() -> None:
+    todo = planned(a_tuning())
+    assert [step.manifest["kind"] for step in todo.apply] == ["Machine"]
+    assert conditions(todo)["JobStarted"] == ("Unknown", "Waiting", "waits for ResourceReady")
+    assert conditions(todo)["InferenceReady"] == ("Unknown", "Waiting", "waits for TuningSucceeded")
+
+
+def test_on_its_node_the_configuration_and_the_job_are_made_and_no_server() -> None:
+    todo = with_node(a_tuning())
+    assert [step.manifest["kind"] for step in todo.apply] == ["ConfigMap", "PersistentVolumeClaim", "Job"]
+    config, _, job = (step.manifest for step in todo.apply)
+    assert config["metadata"]["name"] == job["metadata"]["name"]
+    steps = job["spec"]["template"]["spec"]
+    assert [c["name"] for c in (*steps["initContainers"], *steps["containers"])] == ["download", "trainer", "publish"]
+
+
+def test_only_the_step_that_pushes_sees_the_push_secret() -> None:
+    pod = applied(with_node(a_tuning()), "Job")[0]["spec"]["template"]["spec"]
+    mounting = [
+        c["name"]
+        for c in (*pod["initContainers"], *pod["containers"])
+        if any(mount["name"] == "push" for mount in c["volumeMounts"])
+    ]
+    assert mounting == ["publish"]
+
+
+def test_final_exit_codes_end_the_job_and_a_preemption_does_not_count() -> None:
+    rules = applied(with_node(a_tuning()), "Job")[0]["spec"]["podFailurePolicy"]["rules"]
+    by_action = {rule["action"]: rule["onExitCodes"]["values"] for rule in rules if "onExitCodes" in rule}
+    assert by_action == {"FailJob": sorted(FINAL), "Ignore": [ExitCode.PREEMPTED]}
+
+
+def test_a_job_that_is_there_is_left_as_it_is() -> None:
+    name = the_job()
+    todo = with_node(a_tuning(), a_job(name), a_tuning_pod(name, running="trainer"))
+    assert applied(todo, "Job") == []
+    assert conditions(todo)["JobStarted"][:2] == ("True", "WorkspaceTuningJobStatusStarted")
+    assert conditions(todo)["TuningSucceeded"][:2] == ("Unknown", "WorkspaceTuningInProgress")
+    assert conditions(todo)["WorkspaceReady"][:2] == ("False", "workspacePending")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"input": {"urls": ["https://example.com/other.jsonl"]}},
+        {"output": {"image": "registry.example.com/team/style:2", "imagePushSecret": "push"}},
+        {"method": "lora"},
+    ],
+    ids=["input", "output", "method"],
+)
+def test_other_data_is_another_job_and_the_old_one_goes(change: dict[str, Any]) -> None:
+    old = the_job()
+    todo = with_node(a_tuning(tuning=change), a_job(old))
+    (new,) = applied(todo, "Job")
+    assert new["metadata"]["name"] != old
+    assert deleted(todo) == [f"Job team/{old}"]
+
+
+def test_serving_or_not_is_no_other_job() -> None:
+    assert the_job(a_tuning(tuning={"serve": False})) == the_job()
+
+
+def test_while_it_trains_again_the_old_server_makes_room() -> None:
+    deployment = {**applied(served(), "Deployment")[0]}
+    deployment["metadata"] = {**deployment["metadata"], "uid": "d", "resourceVersion": "1"}
+    other = a_tuning(tuning={"input": {"urls": ["https://example.com/other.jsonl"]}})
+    assert "Deployment team/chat" in deleted(with_node(other, deployment))
+
+
+def served(**changes: Any) -> Plan:
+    """The plan once the Job has published."""
+    workspace = a_tuning(**changes)
+    name = the_job(workspace)
+    words = json.dumps({"image": TUNING["output"], "digest": DIGEST})
+    return with_node(workspace, a_job(name, complete=True), a_tuning_pod(name, ended=("publish", 0, words)))
+
+
+def test_once_it_is_tuned_base_and_adapter_are_served() -> None:
+    todo = served()
+    assert [step.manifest["kind"] for step in todo.apply] == ["Service", "Deployment"]
+    pod = applied(todo, "Deployment")[0]["spec"]["template"]["spec"]
+    (fetch,) = pod["initContainers"]
+    assert f"--image=registry.example.com/team/style@{DIGEST}" in fetch["args"]
+    assert "--to=/mnt/adapter/chat" in fetch["args"]
+    assert "--auth=/mnt/pull/push/.dockerconfigjson" in fetch["args"]
+    told = conditions(todo)["TuningSucceeded"]
+    assert told == ("True", "WorkspaceTuningSuccess", f"the adapter is at registry.example.com/team/style@{DIGEST}")
+    assert todo.report[0].status["tuning"]["digest"] == DIGEST
+
+
+def test_a_result_in_the_status_is_not_trained_for_again_when_its_job_is_gone() -> None:
+    status = {"tuning": {"job": the_job(), "digest": DIGEST}}
+    todo = with_node(a_tuning(status=status))
+    assert applied(todo, "Job") == []
+    assert len(applied(todo, "Deployment")) == 1
+
+
+def test_a_result_of_another_job_is_no_result() -> None:
+    todo = with_node(a_tuning(status={"tuning": {"job": "chat-00000000", "digest": DIGEST}}))
+    assert len(applied(todo, "Job")) == 1
+
+
+def test_unserved_it_ends_with_the_push_and_gives_its_machine_back() -> None:
+    todo = served(tuning={"serve": False})
+    assert deleted(todo) == [f"Machine {FIRST}"]
+    assert [step.manifest["kind"] for step in todo.apply] == []
+    told = conditions(todo)
+    assert "InferenceReady" not in told
+    assert told["WorkspaceReady"] == ("True", "workspaceReady", "the model is tuned")
+
+
+def test_over_it_asks_for_no_machine_again() -> None:
+    status = {"tuning": {"job": the_job(), "digest": DIGEST}}
+    todo = planned(a_tuning(tuning={"serve": False}, status=status))
+    assert todo.apply == ()
+    assert conditions(todo)["WorkspaceReady"][0] == "True"
+
+
+FAILURES = {
+    "rows": ("trainer", ExitCode.DATA_INVALID, "DataInvalid: rows.jsonl row 3: no messages", "DataInvalid"),
+    "memory": ("trainer", ExitCode.OUT_OF_MEMORY, "OutOfMemory: lower per_device_train_batch_size", "OutOfMemory"),
+    "address": (
+        "download",
+        ExitCode.DOWNLOAD_REFUSED,
+        "DownloadRefused: 169.254.169.254 is private",
+        "DownloadRefused",
+    ),
+    "network": ("download", ExitCode.DOWNLOAD_FAILED, "DownloadFailed: 503 five times", "DownloadFailed"),
+    "config": ("trainer", ExitCode.CONFIG_INVALID, "ConfigInvalid: learningrate", "ConfigInvalid"),
+    "denied": ("publish", ExitCode.PUSH_DENIED, "PushDenied: 401", "PushDenied"),
+    "push": ("publish", ExitCode.PUSH_FAILED, "PushFailed: 503", "PushFailed"),
+    "crash": ("trainer", ExitCode.CRASHED, "Traceback\nValueError: no", "Crashed"),
+    "signal": ("trainer", 139, "", "WorkspaceTuningJobStatusFailed"),
+}
+
+
+@pytest.mark.parametrize("case", FAILURES)
+def test_a_job_given_up_names_the_step_and_its_last_words(case: str) -> None:
+    step, code, words, reason = FAILURES[case]
+    name = the_job()
+    pod = a_tuning_pod(name, ended=(step, int(code), words), phase="Failed")
+    todo = with_node(a_tuning(), a_job(name, failed="PodFailurePolicy"), pod)
+    status, told, message = conditions(todo)["JobStarted"]
+    assert (status, told) == ("False", reason)
+    assert f"Pod {name}-abcde, {step}" in message
+    assert conditions(todo)["WorkspaceReady"][1] == reason
+
+
+def test_a_job_between_two_tries_says_after_what() -> None:
+    name = the_job()
+    pod = a_tuning_pod(name, ended=("download", int(ExitCode.DOWNLOAD_FAILED), "DownloadFailed: 503"), phase="Failed")
+    status, _, message = conditions(with_node(a_tuning(), a_job(name), pod))["JobStarted"]
+    assert status == "Unknown"
+    assert "tries again after" in message
+    assert "503" in message
+
+
+def test_a_configuration_that_is_not_there_buys_nothing() -> None:
+    todo = planned(a_tuning(tuning={"config": "mine"}))
+    assert todo.apply == ()
+    told = conditions(todo)["WorkspaceReady"]
+    assert told[1] == "ConfigMapMissing"
+    assert "ConfigMap mine" in told[2]
+
+
+def test_a_missing_push_secret_is_named_after_a_minute() -> None:
+    name = the_job()
+    pod = a_tuning_pod(name, sandbox=False)
+    status, reason, message = conditions(with_node(a_tuning(), a_job(name), pod))["JobStarted"]
+    assert (status, reason) == ("False", "VolumeNotMounted")
+    assert "Secret push" in message
+
+
+@pytest.mark.parametrize(
+    ("image", "exactly"),
+    [
+        ("r.io/a/b:1", "r.io/a/b@sha256:x"),
+        ("10.0.0.1:5000/a:1", "10.0.0.1:5000/a@sha256:x"),
+        ("r.io:5000/a/b", "r.io:5000/a/b@sha256:x"),
+    ],
+)
+def test_a_result_is_named_by_digest(image: str, exactly: str) -> None:
+    assert Result(image, "sha256:x").exactly == exactly
