@@ -61,7 +61,7 @@ reference: $(VENV)/ready ## write the pages that are made from the code
 lock: # the locked requirements, from pyproject.toml
 	@$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --quiet --extra dev pyproject.toml -o requirements/dev.txt
 	@$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --quiet --extra operator pyproject.toml -o requirements/operator.txt
-	@$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --quiet --extra server pyproject.toml -o requirements/server.txt
+	@$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --quiet --extra server --extra tuning pyproject.toml -o requirements/server.txt
 
 bench: setup ## measure; ONLY=prefix for a part
 	@$(BIN)/python -m bench $(if $(ONLY),--only $(ONLY),)

@@ -3,54 +3,28 @@
 import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
 
-from inference_server import chat, limits, metrics
-from inference_server.engines.engine import (
-    Engine,
-    EngineError,
-    Failed,
-    Generation,
-    InvalidParameters,
-    Loading,
-    Ready,
-    ServedModel,
-)
-from inference_server.errors import BadRequest, Refusal, Unavailable
+from inference_server import chat, limits, metrics, openai_routes
+from inference_server.engines.engine import Engine, Failed, Generation, Loading, Ready
+from inference_server.errors import Refusal, envelope, error
+from inference_server.keys import guard
 from inference_server.limits import Admission
 from inference_server.metrics import Metrics
 from inference_server.schemas import ChatReply, ChatRequest, ErrorReply, parse
+from inference_server.server import Server
 from inference_server.settings import Settings
 
 PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 REPLIES: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorReply} for status in (400, 408, 413, 415, 422, 429, 503)
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Server:
-    """What the routes share."""
-
-    engine: Engine
-    settings: Settings
-    admission: Admission
-    metrics: Metrics
-
-    def model(self) -> ServedModel:
-        """The model, if it can be asked. Raises Unavailable."""
-        match self.engine.state:
-            case Loading(progress):
-                raise Unavailable(f"the model is not loaded yet: {progress}")
-            case Failed(reason):
-                raise Unavailable(f"the model could not be loaded: {reason}")
-            case Ready(model):
-                return model
 
 
 def create_app(engine: Engine, settings: Settings, *, admission: Admission | None = None) -> FastAPI:
@@ -66,20 +40,39 @@ def create_app(engine: Engine, settings: Settings, *, admission: Admission | Non
 
     app = FastAPI(title="KAITO inference server", version="0.1.0", lifespan=lifespan)
     app.include_router(_probes(server))
-    app.include_router(_chat(server))
+    guarded = [Depends(guard(Path(settings.api_keys_file)))] if settings.api_keys_file else []
+    app.include_router(_chat(server), dependencies=guarded)
+    app.include_router(openai_routes.routes(server), dependencies=guarded)
+    _add_errors(app, server)
+    return app
+
+
+def _add_errors(app: FastAPI, server: Server) -> None:
+    """Each in the envelope of its API."""
 
     @app.exception_handler(Refusal)
-    async def refused(_: Request, refusal: Refusal) -> Response:
-        server.metrics.requests.labels(refusal.status).inc()
-        headers = {"Retry-After": str(refusal.retry_after)} if refusal.retry_after else None
-        return JSONResponse({"detail": refusal.detail}, refusal.status, headers)
+    async def refused(request: Request, refusal: Refusal) -> Response:
+        headers = {"Retry-After": str(refusal.retry_after)} if refusal.retry_after else {}
+        if refusal.status == 401:
+            headers["WWW-Authenticate"] = "Bearer"
+        status, content = envelope(refusal) if _openai(request) else (refusal.status, {"detail": refusal.detail})
+        server.metrics.requests.labels(status).inc()
+        return JSONResponse(content, status, headers)
+
+    @app.exception_handler(HTTPException)
+    async def unrouted(request: Request, problem: HTTPException) -> Response:
+        content = error(problem.detail, status=problem.status_code) if _openai(request) else {"detail": problem.detail}
+        return JSONResponse(content, problem.status_code, problem.headers)
 
     @app.exception_handler(Exception)
-    async def failed(_: Request, error: Exception) -> Response:
+    async def failed(request: Request, problem: Exception) -> Response:
         server.metrics.requests.labels(500).inc()
-        return JSONResponse({"detail": f"Internal Server Error ({type(error).__name__}); the log has more"}, 500)
+        detail = f"Internal Server Error ({type(problem).__name__}); the log has more"
+        return JSONResponse(error(detail, status=500) if _openai(request) else {"detail": detail}, 500)
 
-    return app
+
+def _openai(request: Request) -> bool:
+    return request.url.path.startswith(("/v1/", "/tokenize", "/detokenize"))
 
 
 def _probes(server: Server) -> APIRouter:
@@ -120,7 +113,8 @@ def _readiness(server: Server) -> tuple[int, dict[str, Any]]:
         case Failed(reason):
             return 503, {"status": "failed", "reason": reason}
         case Ready(model):
-            return 200, {"status": "ready", "model": model.name}
+            refused = {"refused_adapters": dict(model.refused_adapters)} if model.refused_adapters else {}
+            return 200, {"status": "ready", "model": model.default_adapter or model.name, **refused}
 
 
 def _chat(server: Server) -> APIRouter:
@@ -141,8 +135,7 @@ def _chat(server: Server) -> APIRouter:
             turn = await run_in_threadpool(chat.prepare, asked, model=model, pipeline=server.settings.pipeline)
             sequences = await limits.while_wanted(request, _collect(server, turn.generation, began=began))
             result = await run_in_threadpool(chat.result, turn, sequences, model=model)
-        server.metrics.requests.labels(200).inc()
-        server.metrics.request_seconds.observe(time.monotonic() - began)
+        server.answered(began=began)
         return JSONResponse({"Result": result})
 
     return router
@@ -151,16 +144,7 @@ def _chat(server: Server) -> APIRouter:
 async def _collect(server: Server, generation: Generation, *, began: float) -> list[list[int]]:
     """The tokens of each sequence, all of them at the end. Raises a Refusal for what the engine cannot do."""
     sequences: dict[int, list[int]] = {}
-    try:
-        async with aclosing(server.engine.generate(generation)) as steps:
-            async for step in steps:
-                if not sequences:
-                    server.metrics.first_token_seconds.observe(time.monotonic() - began)
-                sequences.setdefault(step.sequence, []).extend(step.tokens)
-                server.metrics.generated_tokens.inc(len(step.tokens))
-    except InvalidParameters as error:
-        raise BadRequest(f"generate_kwargs: {error}") from error
-    except EngineError as error:
-        raise Unavailable(str(error)) from error
-    server.metrics.prompt_tokens.inc(len(generation.prompt))
+    async with aclosing(server.steps(generation, began=began, field="generate_kwargs: ")) as steps:
+        async for step in steps:
+            sequences.setdefault(step.sequence, []).extend(step.tokens)
     return [sequences[number] for number in sorted(sequences)]

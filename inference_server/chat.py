@@ -54,7 +54,9 @@ def prepare(request: ChatRequest, *, model: ServedModel, pipeline: Pipeline) -> 
     _check_token_ids(options, vocabulary=model.tokenizer.vocabulary_size)
     _check_least(options, most={"min_length": len(prompt) + most, "min_new_tokens": most})
     return Turn(
-        generation=Generation(prompt=tuple(prompt), max_new_tokens=most, options=_consistent(options)),
+        generation=Generation(
+            prompt=tuple(prompt), max_new_tokens=most, options=_consistent(options), adapter=model.default_adapter
+        ),
         echo=echo,
         clean_up_spaces=bool(request.clean_up_tokenization_spaces),
     )

@@ -5,9 +5,9 @@ A flag is ``--key=value``, ``--key value`` or, for a yes, ``--key``; ``-`` and `
 
 import argparse
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 WITHOUT_EFFECT = (
     "combination_type",
@@ -19,6 +19,7 @@ WITHOUT_EFFECT = (
     "state_dict",
 )
 """Flags of KAITO 0.3 that are accepted and change nothing here."""
+REPEATABLE = ("adapter_strength",)
 
 
 class Settings(BaseModel):
@@ -46,6 +47,13 @@ class Settings(BaseModel):
     served_model_name: str | None = Field(None, description="the model's name for its users; its directory's otherwise")
     engine: Literal["auto", "transformers", "native", "vllm"] = Field("auto", description="what runs the model")
     batching: Literal["auto", "off"] = Field("auto", description="off: one request at a time")
+    adapters_dir: str = Field("/mnt/adapter", description="each directory in it with an adapter_config.json is served")
+    adapter_strength: tuple[tuple[str, float], ...] = Field(
+        (), description="NAME=NUMBER from 0 to 1, repeatable: the weighted sum of these adapters is the default model"
+    )
+    api_keys_file: str | None = Field(
+        None, description="file with one bearer key per line, read anew for each request; without it there are no keys"
+    )
     host: str = Field("0.0.0.0", description="address to listen on")
     port: int = Field(5000, ge=1, le=65535, description="port to listen on")
     max_waiting: int = Field(32, ge=0, description="requests that may wait their turn; more are refused with 429")
@@ -53,12 +61,33 @@ class Settings(BaseModel):
     body_seconds: float = Field(30.0, gt=0, description="time within which a body must arrive")
     grace_seconds: float = Field(25.0, ge=0, description="time for running answers after SIGTERM")
 
+    @field_validator("adapter_strength", mode="before")
+    @classmethod
+    def _strengths(cls, given: Any) -> Any:
+        """``["a=0.5"]`` as pairs."""
+        return [_strength(each) if isinstance(each, str) else each for each in given]
+
+
+def _strength(written: str) -> tuple[str, float]:
+    name, _, number = written.rpartition("=")
+    try:
+        strength = float(number)
+    except ValueError:
+        strength = -1.0
+    if not name or not 0 <= strength <= 1:
+        raise ValueError(f"write NAME=NUMBER with a number from 0 to 1, not {written}")
+    return name, strength
+
 
 def parse(arguments: Sequence[str]) -> tuple[Settings, list[str]]:
     """The settings, and what of the command line is not known or changes nothing. Ends the process for a bad value."""
     parser = argparse.ArgumentParser(prog="python -m inference_server", allow_abbrev=False)
     for name, field in Settings.model_fields.items():
-        _add(parser, name, switch=field.annotation is bool, description=field.description)
+        if name in REPEATABLE:
+            flags = dict.fromkeys((f"--{name}", f"--{name.replace('_', '-')}"))
+            parser.add_argument(*flags, dest=name, action="append", help=field.description)
+        else:
+            _add(parser, name, switch=field.annotation is bool, description=field.description)
     for name in WITHOUT_EFFECT:
         _add(parser, name, switch=True, description=argparse.SUPPRESS)
     known, unknown = parser.parse_known_args(arguments)

@@ -1,7 +1,7 @@
 """The only writer to Kubernetes: carries out one plan, in the one order that is safe to cut anywhere.
 
-Finalizer on → apply → evict → cloud → delete → status → events → finalizer off. Every answer goes into the mirror, so the
-next pass sees our own writes. Before what costs money or cannot be undone there is a second look at the live objects.
+Finalizer on → apply → evict → cloud → delete → status → events → finalizer off. Every answer goes into the mirror:
+the next pass sees our own writes. Before what costs money or cannot be undone there is a second look, live.
 """
 
 import asyncio
@@ -12,8 +12,9 @@ from typing import Protocol
 from kaito_operator.api.kinds import BY_NAME
 from kaito_operator.api.labels import TERMINATION_FINALIZER, WORKSPACE_FINALIZER
 from kaito_operator.clock import Clock
+from kaito_operator.eviction import evict
 from kaito_operator.kube.client import Kube
-from kaito_operator.kube.errors import Conflict, Invalid, KubeError, NotFound, TooManyRequests
+from kaito_operator.kube.errors import Conflict, Invalid, KubeError, NotFound
 from kaito_operator.kube.events import as_manifest
 from kaito_operator.mirror import Mirror
 from kaito_operator.plan import (
@@ -22,7 +23,6 @@ from kaito_operator.plan import (
     Delete,
     DeleteInCloud,
     Event,
-    Evict,
     Finalizer,
     Manifest,
     Plan,
@@ -66,7 +66,7 @@ async def carry_out(todo: Plan, *, kube: Kube, mirror: Mirror, cloud: CloudDoor 
     """Writes ``todo``. Raises Stale, or the errors of ``kube.errors``; what was written until then stays written."""
     await _finalizer_on(todo, kube=kube, mirror=mirror)
     await _together(_apply(step, kube=kube, mirror=mirror) for step in todo.apply)
-    await _together(_evict(pod, kube=kube) for pod in todo.evict)
+    await _together(evict(pod, kube=kube) for pod in todo.evict)
     for step in todo.cloud:
         kube.fence()  # the cloud does not ask whether we lead
         await _in_cloud(step, cloud)
@@ -87,12 +87,28 @@ async def _finalizer_on(todo: Plan, *, kube: Kube, mirror: Mirror) -> None:
     """Puts our finalizer on where asked; otherwise looks at the live parent if the rest of the plan needs that."""
     if todo.finalizer is not Finalizer.ADD and not _needs_a_second_look(todo):
         return
-    live = await _live_subject(todo, kube=kube, mirror=mirror)
-    if todo.finalizer is Finalizer.ADD and _ours(todo) not in _finalizers(live):
-        live = await _with_finalizers(live, [*_finalizers(live), _ours(todo)], kube=kube, mirror=mirror)
+    live = await (_marked if todo.finalizer is Finalizer.ADD else _live_subject)(todo, kube=kube, mirror=mirror)
     buys = any(isinstance(step, CreateInCloud) for step in todo.cloud) or any(a.buys for a in todo.apply)
     if buys and _ours(todo) not in _finalizers(live):
         raise Stale(f"{todo.subject.ref} does not bear our finalizer")
+
+
+async def _marked(todo: Plan, *, kube: Kube, mirror: Mirror) -> Manifest:
+    """The parent with our finalizer on. The write holds only for the version that was seen, so its answer is the
+    second look as well. Raises Stale if somebody was there in between."""
+    ref = todo.subject.ref
+    seen = mirror.get(BY_NAME[ref.api_version, ref.kind], ref.name, ref.namespace)
+    if seen is None:
+        seen = await _live_subject(todo, kube=kube, mirror=mirror)
+    if _ours(todo) in _finalizers(seen):
+        return await _live_subject(todo, kube=kube, mirror=mirror)
+    try:
+        written = await _with_finalizers(seen, [*_finalizers(seen), _ours(todo)], kube=kube, mirror=mirror)
+    except Stale:
+        await _look(ref, kube=kube, mirror=mirror)
+        raise
+    _must_be_the_planned(todo, written)
+    return written
 
 
 async def _live_subject(todo: Plan, *, kube: Kube, mirror: Mirror) -> Manifest:
@@ -104,11 +120,15 @@ async def _live_subject(todo: Plan, *, kube: Kube, mirror: Mirror) -> Manifest:
         _forget(subject.ref, mirror)
         raise Stale(f"{subject.ref} is gone") from None
     mirror.put(live)
-    meta = live["metadata"]
+    _must_be_the_planned(todo, live)
+    return live
+
+
+def _must_be_the_planned(todo: Plan, live: Manifest) -> None:
+    subject, meta = todo.subject, live["metadata"]
     found = (meta["uid"], meta.get("generation", 0), "deletionTimestamp" in meta)
     if found != (subject.uid, subject.generation, subject.deleting):
         raise Stale(f"{subject.ref} changed")
-    return live
 
 
 async def _with_finalizers(live: Manifest, wanted: list[str], *, kube: Kube, mirror: Mirror) -> Manifest:
@@ -140,7 +160,6 @@ async def _finalizer_off(todo: Plan, *, kube: Kube, mirror: Mirror, cloud: Cloud
         if cloud is None or not await cloud.gone(name):
             raise Stale(f"{name} is still in the cloud")
     for selection in todo.gone_in_cluster:
-        kind = BY_NAME[selection.api_version, selection.kind]
         try:
             left = await kube.select(selection)
         except NotFound:
@@ -148,7 +167,7 @@ async def _finalizer_off(todo: Plan, *, kube: Kube, mirror: Mirror, cloud: Cloud
         for seen in left.items:
             mirror.put(seen)
         if left.items:
-            raise Stale(f"{len(left.items)} {kind.plural} are still there")
+            raise Stale(f"{len(left.items)} {BY_NAME[selection.api_version, selection.kind].plural} are still there")
     live = await _live_subject(todo, kube=kube, mirror=mirror)
     await _with_finalizers(live, [f for f in _finalizers(live) if f != _ours(todo)], kube=kube, mirror=mirror)
 
@@ -166,19 +185,6 @@ async def _apply(step: Apply, *, kube: Kube, mirror: Mirror) -> None:
             raise
         await _look(ref, kube=kube, mirror=mirror)
         raise Stale(f"{ref} is not the object that was seen") from refused
-
-
-async def _evict(step: Evict, *, kube: Kube) -> None:
-    """Asks once. Whether the pod has gone is seen in the next pass; a budget that has no room is a matter of time."""
-    try:
-        if step.force is None:
-            await kube.evict(step.ref, uid=step.uid)
-        else:
-            await kube.delete(step.ref, uid=step.uid, grace_seconds=step.force)
-    except (NotFound, Conflict):
-        return  # it is gone, or another pod has its name by now
-    except TooManyRequests as later:
-        log.info("%s stays for now: %s", step.ref, later.message)
 
 
 async def _must_be_absent(ref: Ref, *, kube: Kube, mirror: Mirror) -> None:

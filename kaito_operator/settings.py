@@ -60,6 +60,18 @@ class WorkspaceSettings(ControllerSettings):
     cloud: Literal["azure", "aws"] = Field(
         "azure", alias="CLOUD_PROVIDER", description="Whose instance types are meant."
     )
+    node_provisioner: Literal["machine", "nodeclaim"] = Field(
+        "machine",
+        alias="KAITO_NODE_PROVISIONER",
+        description="What machines are asked for with: `machine` (karpenter.sh/v1alpha5, for gpu-provisioner) or "
+        "`nodeclaim` (karpenter.sh/v1, for any Karpenter). To be changed only while there is no Workspace.",
+    )
+    node_class: str = Field(
+        "",
+        alias="KAITO_NODE_CLASS",
+        pattern="^$|^[^/]+/[^/]+/[^/]+$",
+        description="`group/Kind/name` of the node class that claims name. Empty: the cloud's default one.",
+    )
     webhook_certificates: str = Field(
         "",
         alias="KAITO_WEBHOOK_CERTIFICATES",
@@ -104,6 +116,12 @@ class ProvisionerSettings(ControllerSettings):
     static_token_file: str = Field(
         "", alias="KAITO_AZURE_STATIC_TOKEN_FILE", description="A bearer token for an endpoint that is not Azure."
     )
+    objects: Literal["machines", "nodeclaims"] = Field(
+        "machines",
+        alias="KAITO_NODE_OBJECTS",
+        description="What asks for pools: `machines` (karpenter.sh/v1alpha5) or `nodeclaims` (karpenter.sh/v1, those "
+        "of node class kind KaitoNodeClass or with a Workspace's label).",
+    )
     gone_seconds: float = Field(
         30.0,
         alias="KAITO_GONE_SECONDS",
@@ -125,6 +143,13 @@ class ProvisionerSettings(ControllerSettings):
         gt=0,
         description="How long a node may take to join once its pool exists.",
     )
+    repair_seconds: float = Field(
+        600.0,
+        alias="KAITO_REPAIR_SECONDS",
+        ge=0,
+        description="How long a node may be not Ready before it is replaced, unless more than a fifth of all nodes "
+        "are. 0: never.",
+    )
     drain_seconds: float = Field(
         0.0,
         alias="KAITO_DRAIN_SECONDS",
@@ -134,6 +159,22 @@ class ProvisionerSettings(ControllerSettings):
     )
     most_pools: int = Field(
         90, alias="KAITO_MOST_POOLS", ge=0, description="Agent pools of ours at most (AKS allows 100)."
+    )
+    garbage_seconds: float = Field(
+        300.0,
+        alias="KAITO_GARBAGE_SECONDS",
+        gt=0,
+        description="The cloud is looked through for pools without a Machine this often; the third time that one is "
+        "found in a row it is deleted.",
+    )
+    garbage_grace_seconds: float = Field(
+        300.0,
+        alias="KAITO_GARBAGE_GRACE_SECONDS",
+        ge=0,
+        description="A pool or Node that is younger is never taken for left over.",
+    )
+    garbage_per_hour: int = Field(
+        10, alias="KAITO_GARBAGE_PER_HOUR", ge=0, description="Pools and Nodes collected within an hour at most."
     )
     creates_per_10_minutes: int = Field(
         100, alias="KAITO_CREATES_PER_10_MINUTES", ge=0, description="Pools asked for in ten minutes at most."

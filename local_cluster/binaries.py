@@ -69,8 +69,9 @@ PROGRAMS = {
 }
 CONTROL_PLANE = ("etcd", "kube-apiserver")
 """Enough for an API server that stores and validates."""
-CLUSTER = (*CONTROL_PLANE, "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy", "kubectl", "helm")
-"""All that a local cluster runs or hands to its user. The registry is for tuning alone."""
+NODES = ("kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy")
+CLUSTER = (*CONTROL_PLANE, *NODES, "kubectl", "helm", "registry")
+"""All that a local cluster runs or hands to its user."""
 
 GO_MODULE = Path(__file__).parent / "kubernetes"
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from local_cluster import registry, storage
 from local_cluster.binaries import pinned
 from local_cluster.errors import LocalClusterError
 from local_cluster.namespace import AZURE_PORT, SYSTEM_ADDRESS
@@ -20,7 +21,14 @@ PRESET_VERSION = "dev"
 AZURE_TOKEN = "azure-token"  # noqa: S105 - the name of a Secret
 
 VALUES: dict[str, dict[str, Any]] = {
-    "workspace": {"image": IMAGE, "presetRegistryName": "local", "presetVersion": PRESET_VERSION, "logging": LOGGING},
+    "workspace": {
+        "image": IMAGE,
+        "presetRegistryName": "local",
+        "presetVersion": PRESET_VERSION,
+        "logging": LOGGING,
+        "tuning": {"downloadAllow": [f"{SYSTEM_ADDRESS}/32"], "storageClass": storage.CLASS},
+        "plainHttpRegistries": [f"{SYSTEM_ADDRESS}:{registry.PORT}"],
+    },
     "gpu-provisioner": {
         "image": IMAGE,
         "logging": LOGGING,
@@ -63,6 +71,13 @@ async def install(programs: Mapping[str, Path], *, environment: Mapping[str, str
             await tools.kubectl("wait", "--for=condition=Established", f"--filename={crds}", "--timeout=20s")
     for name, values in VALUES.items():
         await tools.apply(await tools.render(name, values))
+
+
+async def apply(
+    objects: list[Mapping[str, Any]], *, programs: Mapping[str, Path], environment: Mapping[str, str]
+) -> None:
+    """Applies objects of the cluster's own. Raises LocalClusterError."""
+    await _Tools(programs, environment).apply({"apiVersion": "v1", "kind": "List", "items": objects})
 
 
 async def available(programs: Mapping[str, Path], *, environment: Mapping[str, str], within: int) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from local_cluster import namespace, usage
+from local_cluster import example_files, namespace, registry, usage
 from local_cluster.errors import LocalClusterError
 from local_cluster.relay import local_port, relay
 from local_cluster.state import ClusterDirectory, Outcome, Progress, Record
@@ -39,7 +39,10 @@ class NodeStatus:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """A running cluster: what there is and what it takes. ``step`` is the last line of progress."""
+    """A running cluster: what there is and what it takes. ``step`` is the last line of progress.
+
+    ``registry`` and ``data`` are where pods reach the image registry and the data of the examples.
+    """
 
     name: str
     up: bool
@@ -47,6 +50,8 @@ class Status:
     seconds: float
     kubeconfig: str
     server: str
+    registry: str
+    data: str
     nodes: tuple[NodeStatus, ...]
     processes: tuple[Usage, ...]
 
@@ -111,6 +116,8 @@ def status(name: str) -> Status:
         seconds=round(time.time() - record.started, 1),
         kubeconfig=str(directory.kubeconfig),
         server=f"https://127.0.0.1:{record.api_port}",
+        registry=f"{namespace.SYSTEM_ADDRESS}:{registry.PORT}",
+        data=f"http://{namespace.SYSTEM_ADDRESS}:{example_files.PORT}",
         nodes=tuple(_node(node) for node in _get(directory, "nodes")["items"]) if directory.kubeconfig.exists() else (),
         processes=usage.below(record.pid),
     )

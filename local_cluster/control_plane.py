@@ -28,7 +28,6 @@ WITHOUT = (
     "ephemeral-volume-controller",
     "node-ipam-controller",
     "persistentvolume-attach-detach-controller",
-    "persistentvolume-binder-controller",
     "persistentvolume-expander-controller",
     "persistentvolume-protection-controller",
     "persistentvolumeclaim-protection-controller",
@@ -36,7 +35,7 @@ WITHOUT = (
     "ttl-controller",
     "validatingadmissionpolicy-status-controller",
 )
-"""Controllers that find nothing to do here: no disks, no cloud, no certificates to sign."""
+"""Controllers that find nothing to do here: no disks to make, no cloud, no certificates to sign."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,17 @@ from collections.abc import Callable
 
 from aiohttp import web
 
-from local_cluster import charts, credentials, model, namespace, processes, relay
+from local_cluster import (
+    charts,
+    credentials,
+    example_files,
+    model,
+    namespace,
+    processes,
+    registry,
+    relay,
+    storage,
+)
 from local_cluster.api import Api
 from local_cluster.azure import AzureStandIn
 from local_cluster.azure_machines import VirtualMachine
@@ -62,7 +72,7 @@ class Supervisor:
         try:
             await self._system_node(nodes)
             processes.check(self._programs)
-            await serve_azure(nodes)
+            await self._surroundings(nodes)
             await self._finish(bare=bare)
             await asyncio.Event().wait()
         finally:
@@ -90,6 +100,17 @@ class Supervisor:
         kubelet = nodes.kubelet(SYSTEM_NODE)
         await processes.first_yes(lambda: nodes.ready(SYSTEM_NODE), programs=[*self._programs, kubelet], within=60)
         self._say(Outcome.DONE, "system node")
+
+    async def _surroundings(self, nodes: Nodes) -> None:
+        """What a cluster has around it: a cloud, a registry, data, volumes."""
+        await serve(AzureStandIn(machines=nodes).app(), port=namespace.AZURE_PORT)
+        await serve(example_files.app(), port=example_files.PORT)
+        host, volumes = f"{namespace.SYSTEM_ADDRESS}:{registry.PORT}", self._directory.path / "volumes"
+        arguments = registry.prepare(self._directory.path / "registry", address=host)
+        await self._start("registry", [str(self._plane.programs["registry"]), *arguments])
+        storage.make_directories(volumes)
+        objects = [registry.login_secret(host), *storage.objects(volumes)]
+        await charts.apply(objects, programs=self._plane.programs, environment=self._environment)
 
     async def _finish(self, *, bare: bool) -> None:
         """Installs the operators. Where that fails the cluster stays, so that one can look why."""
@@ -142,11 +163,11 @@ class Supervisor:
         self._directory.report(outcome, text)
 
 
-async def serve_azure(nodes: Nodes) -> None:
-    """Starts Azure's stand-in, whose virtual machines are nodes of this cluster."""
-    runner = web.AppRunner(AzureStandIn(machines=nodes).app(), access_log=None)
+async def serve(app: web.Application, *, port: int) -> None:
+    """Starts an HTTP server on the address that pods and nodes reach."""
+    runner = web.AppRunner(app, access_log=None)
     await runner.setup()
-    await web.TCPSite(runner, namespace.SYSTEM_ADDRESS, namespace.AZURE_PORT).start()
+    await web.TCPSite(runner, namespace.SYSTEM_ADDRESS, port).start()
 
 
 def main(name: str, *, api_port: int, bare: bool, user_namespace: bool) -> int:

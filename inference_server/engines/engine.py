@@ -65,6 +65,12 @@ class ServedModel:
     """Tokens of prompt and answer together."""
     defaults: Mapping[str, Any]
     """What the model's generation_config.json sets, under the names that options have."""
+    adapters: tuple[str, ...] = ()
+    """Tuned variants that requests can name."""
+    default_adapter: str | None = None
+    """The one that answers where a request names none; None is the base model."""
+    refused_adapters: Mapping[str, str] = field(default_factory=dict)
+    """Adapters that were found and are not served, and why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,11 +99,26 @@ State = Loading | Ready | Failed
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """One request: prompt, most tokens to add, and options under their names in transformers' GenerationConfig."""
+    """One request: prompt, most tokens to add, and options under their names in transformers' GenerationConfig.
+
+    Options that it does not have, named as in the OpenAI API and vLLM: ``seed``, ``frequency_penalty``,
+    ``presence_penalty``, ``logit_bias`` (token id → number), ``ignore_eos``, ``top_logprobs`` (how many alternatives),
+    ``json_schema`` (the answer is JSON of this schema).
+    """
 
     prompt: tuple[int, ...]
     max_new_tokens: int
     options: Mapping[str, Any] = field(default_factory=dict)
+    adapter: str | None = None
+    """One of the served model's adapters; None is the base model."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """How likely a token was, and the likeliest ones (id, logarithm of the probability), most likely first."""
+
+    logprob: float
+    likeliest: tuple[tuple[int, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +128,8 @@ class Step:
     tokens: tuple[int, ...]
     sequence: int = 0
     finish: Finish | None = None
+    logprobs: tuple[TokenLogprob, ...] = ()
+    """One for each token, if the option ``top_logprobs`` asks for them."""
 
 
 class Engine(Protocol):

@@ -17,11 +17,13 @@ from inference_server.engines.engine import (
     Generation,
     InvalidParameters,
     Loading,
+    OutOfMemory,
     Ready,
     State,
     Step,
     Stopped,
 )
+from inference_server.engines.supervision import Failures
 from inference_server.settings import Settings
 
 if TYPE_CHECKING:
@@ -37,8 +39,10 @@ NEUTRAL: dict[str, Any] = {
 }  # fmt: skip
 """Options of transformers that this engine takes only where they change nothing."""
 WITHOUT_EFFECT = {"pad_token_id"}
-SAMPLED = {"temperature", "top_k", "top_p", "min_p", "typical_p", "repetition_penalty"}
+SAMPLED = {"temperature", "top_k", "top_p", "min_p", "typical_p"}
+ALSO_GREEDY = {"repetition_penalty", "frequency_penalty", "presence_penalty", "seed", "top_logprobs"}
 COUNTED = {"do_sample", "min_length", "min_new_tokens", "num_return_sequences", "eos_token_id"}
+COUNTED |= {"logit_bias", "ignore_eos", "json_schema"}
 
 
 @dataclass(eq=False, slots=True)
@@ -63,6 +67,7 @@ class NativeEngine:
         self._asked: dict[Sequence, _Asked] = {}
         self._gate = threading.Lock()
         self._ended: EngineError | None = None
+        self._failures = Failures()
 
     @property
     def state(self) -> State:
@@ -71,6 +76,8 @@ class NativeEngine:
             return Loading(f"{self._progress}, {time.monotonic() - self._since:.0f} s")
         if error := self._model.exception():
             return Failed(" ".join(f"{type(error).__name__}: {error}".split()))
+        if self._failures.too_many:
+            return Failed("it failed three times within ten minutes; the log has the reasons")
         if self._ended is not None and not self._stopping.is_set():
             return Failed(str(self._ended))
         return Ready(self._model.result().served)
@@ -89,6 +96,7 @@ class NativeEngine:
         """See Engine."""
         from inference_server.engines.native.sampler import Chooser
         from inference_server.engines.native.scheduler import Sequence
+        from inference_server.engines.transformers_model import grammar
 
         if self._stopping.is_set():
             raise Stopped("the server stops")
@@ -100,9 +108,10 @@ class NativeEngine:
         model = self._model.result()
         sampling, number = _sampling(request, ends=model.ends)
         limit = min(request.max_new_tokens, model.served.context_length - len(request.prompt))
+        grammars = [await asyncio.to_thread(grammar, model.served.tokenizer, request) for _ in range(number)]
         asked = [
-            _Asked(Sequence(list(request.prompt), limit, Chooser(sampling)), sampling.ends, put, n)
-            for n in range(number)
+            _Asked(Sequence(list(request.prompt), limit, Chooser(sampling, grammar=own)), sampling.ends, put, n)
+            for n, own in enumerate(grammars)
         ]
         self._submit(asked)
         try:
@@ -134,14 +143,29 @@ class NativeEngine:
             return
         self._model.set_result(model)
         try:
-            while not self._stopping.is_set():
-                self._take_in(model)
-                for sequence, token in model.step():
-                    self._hand_on(model, sequence, token)
-            self._end(Stopped("the server stops"))
+            while not (self._stopping.is_set() or self._failures.too_many):
+                self._step(model)
+        finally:
+            stopped = Stopped("the server stops")
+            self._end(stopped if self._stopping.is_set() else EngineError("it failed three times within ten minutes"))
+
+    def _step(self, model: "NativeModel") -> None:
+        """One step of all. If it fails, those who took part are told, their room is free, and the next ones go on."""
+        self._take_in(model)
+        try:
+            for sequence, token in model.step():
+                self._hand_on(model, sequence, token)
         except Exception as error:
-            log.exception("the engine died")
-            self._end(EngineError(f"the engine died: {type(error).__name__}"))
+            log.exception("the engine failed")
+            full = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+            if not full:
+                self._failures.add()
+            reason = f"the engine failed on these requests: {type(error).__name__}"
+            told = OutOfMemory("there is not enough memory for these requests") if full else EngineError(reason)
+            for sequence, asked in self._asked.items():
+                model.finish(sequence)
+                asked.put(told)
+            self._asked.clear()
 
     def _end(self, why: EngineError) -> None:
         """Whoever waits is told, and nobody can begin to wait any more."""
@@ -195,7 +219,7 @@ class NativeEngine:
             finish = "stop"
         elif len(sequence.output) >= sequence.limit:
             finish = "length"
-        asked.put(Step((token,), sequence=asked.number, finish=finish))
+        asked.put(Step((token,), sequence=asked.number, finish=finish, logprobs=sequence.chooser.told))
         if finish is not None:
             model.finish(sequence)
             del self._asked[sequence]
@@ -209,15 +233,17 @@ def _sampling(request: Generation, *, ends: tuple[int, ...]) -> tuple["Sampling"
     for key, neutral in NEUTRAL.items():
         if options.pop(key, neutral) != neutral:
             raise InvalidParameters(f"{key} needs a server with --engine=transformers")
-    if unknown := options.keys() - SAMPLED - COUNTED - WITHOUT_EFFECT:
+    if unknown := options.keys() - SAMPLED - ALSO_GREEDY - COUNTED - WITHOUT_EFFECT:
         raise InvalidParameters(f"{min(unknown)} needs a server with --engine=transformers")
     number: int = options.get("num_return_sequences", 1)
     if number > 1 and not options.get("do_sample", False):
         raise InvalidParameters("num_return_sequences above 1 needs do_sample: greedy sequences are all the same")
     given = options.get("eos_token_id", ends)
     own = (given,) if isinstance(given, int) else tuple(given)
-    sampled = {key: options[key] for key in SAMPLED & options.keys()}
+    own = () if options.get("ignore_eos") else own
+    sampled = {key: options[key] for key in (SAMPLED | ALSO_GREEDY) & options.keys()}
     if not options.get("do_sample", False):
-        sampled = {"repetition_penalty": sampled.get("repetition_penalty", 1.0), "temperature": 0.0}
+        sampled = {**{key: sampled[key] for key in ALSO_GREEDY & sampled.keys()}, "temperature": 0.0}
     least = max(options.get("min_new_tokens", 0), options.get("min_length", 0) - len(request.prompt))
-    return Sampling(**sampled, min_tokens=max(least, 0), ends=own), number
+    bias = tuple(options.get("logit_bias", {}).items())
+    return Sampling(**sampled, logit_bias=bias, min_tokens=max(least, 0) if own else 0, ends=own), number

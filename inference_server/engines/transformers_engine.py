@@ -4,17 +4,21 @@ torch and transformers are imported by that thread too, so that the server answe
 """
 
 import asyncio
+import logging
 import threading
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from inference_server.engines.engine import Failed, Generation, Loading, Ready, State, Step, Stopped
+from inference_server.engines.engine import EngineError, Failed, Generation, Loading, Ready, State, Step, Stopped
+from inference_server.engines.supervision import Failures
 from inference_server.settings import Settings
 
 if TYPE_CHECKING:
     from inference_server.engines.transformers_model import TransformersModel
+
+log = logging.getLogger(__name__)
 
 
 class TransformersEngine:
@@ -27,6 +31,7 @@ class TransformersEngine:
         self._stopping = threading.Event()
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="model")
         self._model: Future[TransformersModel] = Future()
+        self._failures = Failures()
 
     @property
     def state(self) -> State:
@@ -35,6 +40,8 @@ class TransformersEngine:
             return Loading(f"{self._progress}, {time.monotonic() - self._since:.0f} s")
         if error := self._model.exception():
             return Failed(" ".join(f"{type(error).__name__}: {error}".split()))
+        if self._failures.too_many:
+            return Failed("it failed three times within ten minutes; the log has the reasons")
         return Ready(self._model.result().served)
 
     def start(self) -> None:
@@ -69,7 +76,7 @@ class TransformersEngine:
 
         def work() -> None:
             try:
-                self._model.result().generate(request, put=put, unwanted=unwanted)
+                self._answer(request, put=put, unwanted=unwanted)
                 if self._stopping.is_set():
                     raise Stopped("the server stops")
             finally:
@@ -84,6 +91,17 @@ class TransformersEngine:
             await asyncio.wrap_future(working)
         finally:
             closed.set()
+
+    def _answer(self, request: Generation, *, put: Callable[[Step], None], unwanted: Callable[[], bool]) -> None:
+        """In the engine's thread. What is not an EngineError is a fault of the engine, counted and told as one."""
+        try:
+            self._model.result().generate(request, put=put, unwanted=unwanted)
+        except EngineError:
+            raise
+        except Exception as error:
+            log.exception("the engine failed")
+            self._failures.add()
+            raise EngineError(f"the engine failed on this request: {type(error).__name__}") from error
 
     def stop(self) -> None:
         """See Engine."""

@@ -10,8 +10,15 @@ from typing import Any
 import jinja2
 import torch
 import transformers
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, StoppingCriteriaList
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    LogitsProcessorList,
+    StoppingCriteriaList,
+)
 
+from inference_server.engines.adapters import Adapters
 from inference_server.engines.engine import (
     Finish,
     Generation,
@@ -20,12 +27,18 @@ from inference_server.engines.engine import (
     OutOfMemory,
     ServedModel,
     Step,
+    Tokenizer,
+    TokenLogprob,
 )
+from inference_server.engines.grammar import Grammar, Vocabulary
+from inference_server.engines.logits import OWN, OneSequence
 from inference_server.schemas import GenerateKwargs
 from inference_server.settings import Settings
 
 log = logging.getLogger(__name__)
 
+NEVER = -1
+"""An end of a sequence that no token is."""
 CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
@@ -35,6 +48,16 @@ class HuggingFaceTokenizer:
     def __init__(self, tokenizer: Any, *, vocabulary_size: int) -> None:
         self._tokenizer = tokenizer
         self._vocabulary_size = vocabulary_size
+
+        self._vocabulary: Vocabulary | None = None
+
+    def grammar(self, schema: Mapping[str, Any]) -> Grammar:
+        """A grammar of answers by a JSON schema. Raises InvalidParameters."""
+        try:
+            self._vocabulary = self._vocabulary or Vocabulary(self._tokenizer, size=self._vocabulary_size)
+        except ValueError as error:
+            raise InvalidParameters("response_format: not with this model's kind of tokenizer") from error
+        return self._vocabulary.grammar(schema)
 
     @property
     def vocabulary_size(self) -> int:
@@ -66,11 +89,18 @@ class HuggingFaceTokenizer:
         return text
 
 
+def grammar(tokenizer: Tokenizer, request: Generation) -> Grammar | None:
+    """What the answer must keep, if the request says. Raises InvalidParameters."""
+    schema = request.options.get("json_schema")
+    return tokenizer.grammar(schema) if schema and isinstance(tokenizer, HuggingFaceTokenizer) else None
+
+
 class TransformersModel:
     """A loaded model; ``served`` is what its users see."""
 
-    def __init__(self, model: Any, *, tokenizer: Any, name: str) -> None:
+    def __init__(self, model: Any, *, tokenizer: Any, name: str, adapters: Adapters) -> None:
         self._model = model
+        self._adapters = adapters
         self._tokenizer = tokenizer
         configuration, generation = model.config.get_text_config(), model.generation_config
         options = GenerateKwargs.model_fields
@@ -79,6 +109,9 @@ class TransformersModel:
             tokenizer=HuggingFaceTokenizer(tokenizer, vocabulary_size=configuration.vocab_size),
             context_length=getattr(configuration, "max_position_embeddings", tokenizer.model_max_length),
             defaults={key: value for key in options if (value := getattr(generation, key, None)) is not None},
+            adapters=adapters.names,
+            default_adapter=adapters.default,
+            refused_adapters=adapters.refused,
         )
         generation.max_length = generation.max_new_tokens = None  # each request says how much; two limits only warn
         ends = generation.eos_token_id if generation.eos_token_id is not None else tokenizer.eos_token_id
@@ -112,34 +145,46 @@ class TransformersModel:
         ).eval()
         seconds = time.monotonic() - began
         log.info("%s loaded on %s as %s in %.1f s", source, _device(model), str(model.dtype).split(".")[-1], seconds)
-        return cls(model, tokenizer=tokenizer, name=settings.served_model_name or Path(source).name)
+        adapters = Adapters(model, directory=Path(settings.adapters_dir), strengths=dict(settings.adapter_strength))
+        name = settings.served_model_name or Path(source).name
+        return cls(model, tokenizer=tokenizer, name=name, adapters=adapters)
 
     def generate(self, request: Generation, *, put: Callable[[Step], None], unwanted: Callable[[], bool]) -> None:
         """Puts each step as it comes, until all sequences end or nobody wants them. Raises EngineError."""
         if unwanted():
             return
-        follow = _Follow(put if _one_sequence(request.options) else None, unwanted=unwanted)
+        own = OneSequence(request.options, prompt=len(request.prompt), grammar=grammar(self.served.tokenizer, request))
+        follow = _Follow(put if _one_sequence(request.options) else None, unwanted=unwanted, told=own.told)
+        options = {"pad_token_id": self._pad, "eos_token_id": self._ends, **request.options}
+        if options.get("ignore_eos"):
+            options["eos_token_id"] = NEVER
+        if "seed" in options:
+            torch.manual_seed(options["seed"])  # for all, but there is one request at a time
         prompt = torch.tensor([request.prompt], device=self._model.device)
         try:
-            sequences = self._model.generate(
-                input_ids=prompt,
-                attention_mask=torch.ones_like(prompt),
-                max_new_tokens=request.max_new_tokens,
-                stopping_criteria=StoppingCriteriaList([follow]),
-                **{"pad_token_id": self._pad, "eos_token_id": self._ends, **request.options},
-                **({"tokenizer": self._tokenizer} if "stop_strings" in request.options else {}),
-            )
+            with self._adapters.active(request.adapter):
+                sequences = self._model.generate(
+                    input_ids=prompt,
+                    attention_mask=torch.ones_like(prompt),
+                    max_new_tokens=request.max_new_tokens,
+                    stopping_criteria=StoppingCriteriaList([follow]),
+                    logits_processor=LogitsProcessorList([own] if options.keys() & set(OWN) else []),
+                    **{key: value for key, value in options.items() if key not in OWN},
+                    **({"tokenizer": self._tokenizer} if "stop_strings" in request.options else {}),
+                )
         except ValueError as error:
             raise InvalidParameters(" ".join(str(error).split())) from error
         except (torch.OutOfMemoryError, MemoryError) as error:
             torch.cuda.empty_cache()
             raise OutOfMemory("there is not enough memory for this request: ask for less") from error
         if not unwanted():
-            self._finish(sequences[:, prompt.shape[1] :].tolist(), request, put=put)
+            made: list[list[int]] = sequences[:, prompt.shape[1] :].tolist()
+            self._finish(made, request, ends=_ids(options["eos_token_id"]), put=put)
 
-    def _finish(self, sequences: list[list[int]], request: Generation, *, put: Callable[[Step], None]) -> None:
+    def _finish(
+        self, sequences: list[list[int]], request: Generation, *, ends: tuple[int, ...], put: Callable[[Step], None]
+    ) -> None:
         """Puts the last step of each sequence, and its tokens if they were not followed."""
-        ends = _ids(request.options.get("eos_token_id", self._ends))
         for number, padded in enumerate(sequences):
             last = next((place for place, token in enumerate(padded) if token in ends), len(padded) - 1)
             tokens = padded[: last + 1]
@@ -151,14 +196,22 @@ class TransformersModel:
 class _Follow:
     """A stopping criterion: sees each new token of a single sequence, and stops what nobody wants."""
 
-    def __init__(self, put: Callable[[Step], None] | None, *, unwanted: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        put: Callable[[Step], None] | None,
+        *,
+        unwanted: Callable[[], bool],
+        told: Callable[[int], tuple[TokenLogprob, ...]],
+    ) -> None:
         self._put = put
+        self._told = told
         self._unwanted = unwanted
 
     def __call__(self, input_ids: Any, *_: Any) -> Any:
         """Whether each sequence of the batch is to end now."""
         if self._put:
-            self._put(Step((int(input_ids[0, -1]),)))
+            token = int(input_ids[0, -1])
+            self._put(Step((token,), logprobs=self._told(token)))
         return torch.full((input_ids.shape[0],), self._unwanted(), device=input_ids.device)
 
 

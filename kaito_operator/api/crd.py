@@ -10,7 +10,7 @@ import yaml
 from pydantic import BaseModel
 from typing_extensions import override
 
-from kaito_operator.api import kinds, machine
+from kaito_operator.api import kinds, machine, nodeclaim
 from kaito_operator.api.kinds import Kind
 from kaito_operator.api.schema import structural
 from kaito_operator.api.workspace import WorkspaceModel
@@ -64,9 +64,17 @@ MACHINE = Resource(
     columns=tuple(Column(name, path, type, priority) for name, type, path, priority in machine.COLUMNS),
     categories=("karpenter",),
 )
+NODECLAIM = Resource(
+    kinds.NODECLAIM,
+    nodeclaim.NodeClaim,
+    columns=tuple(Column(name, path, type, priority) for name, type, path, priority in nodeclaim.COLUMNS),
+    categories=("karpenter",),
+)
 FILES = {
     "charts/workspace/crds/kaito.sh_workspaces.yaml": WORKSPACE,
     "charts/gpu-provisioner/crds/karpenter.sh_machines.yaml": MACHINE,
+    # Not under crds/: where Karpenter runs, the kind is Karpenter's to install.
+    "charts/gpu-provisioner/files/karpenter.sh_nodeclaims.yaml": NODECLAIM,
 }
 
 

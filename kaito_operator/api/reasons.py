@@ -10,6 +10,7 @@ class ConditionType(StrEnum):
     """What a condition is about, in the order in which they come true."""
 
     MACHINE_READY = "MachineReady"
+    NODE_CLAIM_READY = "NodeClaimReady"
     RESOURCE_READY = "ResourceReady"
     JOB_STARTED = "JobStarted"
     TUNING_SUCCEEDED = "TuningSucceeded"
@@ -43,6 +44,7 @@ class Reason(StrEnum):
     ALLOCATION_FAILED = "AllocationFailed"
     AUTHORIZATION_FAILED = "AuthorizationFailed"
     THROTTLED = "Throttled"
+    LAUNCH_FAILED = "LaunchFailed"
     LAUNCH_TIMEOUT = "LaunchTimeout"
     REGISTRATION_TIMEOUT = "RegistrationTimeout"
 

@@ -27,6 +27,7 @@ from azure.mgmt.containerservice.models import AgentPool as AksAgentPool
 
 from kaito_operator.api.conditions import moment
 from kaito_operator.gpu_provisioner.agent_pool import ASKED_TAG
+from kaito_operator.gpu_provisioner.azure_prospects import Prospects
 from kaito_operator.gpu_provisioner.cloud import STUCK, AgentPool, CloudError
 from kaito_operator.gpu_provisioner.errors import Refusal, classified
 from kaito_operator.kube.errors import retry_after
@@ -39,7 +40,16 @@ ONCE: dict[str, Any] = {"retry_total": 0, "retry_status": 0}
 class AgentPools:
     """The agent pools of one AKS cluster: a ``Cloud``."""
 
-    def __init__(self, client: ContainerServiceClient, credential: Any, *, resource_group: str, cluster: str) -> None:
+    def __init__(
+        self,
+        client: ContainerServiceClient,
+        credential: Any,
+        *,
+        resource_group: str,
+        cluster: str,
+        prospects: Prospects | None = None,
+    ) -> None:
+        self._prospects = prospects
         self._client, self._credential = client, credential
         self._pools = client.agent_pools
         self._where = (resource_group, cluster)
@@ -63,6 +73,14 @@ class AgentPools:
         except _NotThere:
             return
 
+    async def abort(self, name: str) -> None:
+        """POST …/abort; an operation that has ended meanwhile is no error, nor is a pool that is gone."""
+        call = self._pools.begin_abort_latest_operation(*self._where, name, polling=False, **ONCE)
+        try:
+            await _answer(call)
+        except _NotThere:
+            return
+
     async def get(self, name: str) -> AgentPool | None:
         """GET; None for 404."""
         try:
@@ -74,6 +92,10 @@ class AgentPools:
         """LIST, all pages."""
         pools: builtins.list[AgentPool] = await _answer(self._all())
         return pools
+
+    async def outlook(self, wanted: Mapping[str, Any]) -> Refusal | None:
+        """From sizes and usages of the region; nothing is known where the region is not."""
+        return None if self._prospects is None else await self._prospects.of(wanted)
 
     async def close(self) -> None:
         """Closes the connections, those for tokens too."""
@@ -135,7 +157,9 @@ def _pool(found: Any) -> AgentPool:
         state=state,
         etag=properties.e_tag or "",
         vm_size=properties.vm_size or "",
+        spot=properties.scale_set_priority == "Spot",
         tags=tags,
+        power=properties.power_state.code or "" if properties.power_state else "",
         asked_at=_moment(tags.get(ASKED_TAG, "")),
         problem=_problem(state, properties.status),
     )
@@ -165,7 +189,9 @@ def connect(settings: ProvisionerSettings) -> AgentPools:
         extra["authentication_policy"] = _StaticToken(Path(settings.static_token_file))
     credential = _credential(settings)
     client = ContainerServiceClient(credential, settings.subscription, **extra)
-    return AgentPools(client, credential, resource_group=settings.resource_group, cluster=settings.cluster)
+    prospects = Prospects(client, settings.subscription, settings.location) if settings.location else None
+    where = {"resource_group": settings.resource_group, "cluster": settings.cluster}
+    return AgentPools(client, credential, prospects=prospects, **where)
 
 
 def _credential(settings: ProvisionerSettings) -> Any:

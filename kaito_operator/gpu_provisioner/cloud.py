@@ -1,4 +1,4 @@
-"""The place where another cloud plugs in: what a provider has to offer, in four verbs and the errors they raise.
+"""The place where another cloud plugs in: what a provider has to offer, in six verbs and the errors they raise.
 
 Contract, as Karpenter's: ``delete`` asks and returns; keep asking ``get`` until it answers None. Nothing waits for an
 operation to end; its state is observed.
@@ -24,7 +24,10 @@ class AgentPool:
     """provisioningState: Creating, Updating, Deleting, Succeeded, Failed, Canceled …"""
     etag: str = ""
     vm_size: str = ""
+    spot: bool = False
     tags: Mapping[str, str] = field(default_factory=dict)
+    power: str = ""
+    """Running or Stopped."""
     asked_at: datetime | None = None
     """When we asked for it; None if it does not say."""
     problem: Refusal | None = None
@@ -52,11 +55,17 @@ class Cloud(Protocol):
     async def delete(self, name: str, *, etag: str) -> None:
         """Asks for the deletion of the pool, on condition that nobody changed it since."""
 
+    async def abort(self, name: str) -> None:
+        """Asks for the end of the operation under way on the pool; what it leaves behind is seen by ``get``."""
+
     async def get(self, name: str) -> AgentPool | None:
         """The pool as it is now; None if there is none."""
 
     async def list(self) -> list[AgentPool]:
         """All pools of the cluster, other people's too."""
+
+    async def outlook(self, wanted: Mapping[str, Any]) -> Refusal | None:
+        """Why a create would be refused, as far as that is known without trying; None if nothing is known."""
 
     async def close(self) -> None:
         """Lets go of connections."""

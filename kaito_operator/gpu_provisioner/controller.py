@@ -4,11 +4,13 @@ from collections.abc import Iterable
 from functools import partial
 
 from kaito_operator.api import labels
-from kaito_operator.api.kinds import MACHINE, NODE
+from kaito_operator.api.kinds import MACHINE, NODE, NODECLAIM, Kind
 from kaito_operator.clock import Clock, system_clock
 from kaito_operator.gpu_provisioner.cloud import Cloud
-from kaito_operator.gpu_provisioner.observe import Observed, observe
-from kaito_operator.gpu_provisioner.plan import Limits, plan
+from kaito_operator.gpu_provisioner.garbage import Garbage
+from kaito_operator.gpu_provisioner.limits import Limits
+from kaito_operator.gpu_provisioner.observe import Observed, observe, reads
+from kaito_operator.gpu_provisioner.plan import plan
 from kaito_operator.gpu_provisioner.pools import Pools
 from kaito_operator.mirror import Mirror
 from kaito_operator.plan import Key, Manifest
@@ -16,7 +18,7 @@ from kaito_operator.reconciler import Controller, Watch
 from kaito_operator.settings import ProvisionerSettings
 
 OURS: dict[str, str | None] = {labels.WORKSPACE: None}
-"""Other people's Machines are other provisioners' business."""
+"""Other people's Machines are other provisioners' business. Whose a NodeClaim is, no label need say."""
 
 
 def provisioner_controller(
@@ -27,33 +29,51 @@ def provisioner_controller(
         from kaito_operator.gpu_provisioner.azure import connect
 
         cloud = connect(settings)
+    kind = NODECLAIM if settings.objects == "nodeclaims" else MACHINE
     pools = Pools(
         cloud,
+        kind=kind,
         poll_seconds=settings.poll_seconds,
         most_pools=settings.most_pools,
         creates_per_10_minutes=settings.creates_per_10_minutes,
         clock=clock,
     )
     limits = Limits(
-        gone=settings.gone_seconds, launch=settings.launch_seconds, registration=settings.registration_seconds
+        gone=settings.gone_seconds,
+        launch=settings.launch_seconds,
+        registration=settings.registration_seconds,
+        repair=settings.repair_seconds or None,
+        drain=settings.drain_seconds or None,
+    )
+    garbage = Garbage(
+        cloud,
+        pools,
+        kind=kind,
+        cluster=settings.cluster,
+        every_seconds=settings.garbage_seconds,
+        grace_seconds=settings.garbage_grace_seconds,
+        most_per_hour=settings.garbage_per_hour,
+        clock=clock,
     )
     return Controller(
         name="gpu-provisioner",
         field_manager=labels.PROVISIONER_MANAGER,
-        parent=MACHINE,
-        watches=(Watch(MACHINE, OURS), Watch(NODE)),
-        concerns=concerns,
-        observe=partial(observe, pools=pools),
+        parent=kind,
+        watches=(Watch(MACHINE, OURS) if kind == MACHINE else Watch(NODECLAIM), Watch(NODE)),
+        concerns=partial(concerns, kind=kind),
+        observe=partial(observe, pools=pools, kind=kind),
         plan=partial(plan, cluster=settings.cluster, limits=limits),
         cloud=pools,
+        reads=partial(reads, pools=pools, kind=kind),
         background=(pools.follow,),
+        sweeps=(garbage.sweeps,),
     )
 
 
-def concerns(manifest: Manifest, mirror: Mirror) -> Iterable[Key]:
+def concerns(manifest: Manifest, mirror: Mirror, *, kind: Kind = MACHINE) -> Iterable[Key]:
     """A Machine concerns itself, a node the Machine whose pool it is in."""
     meta = manifest["metadata"]
-    if manifest["kind"] == MACHINE.kind:
+    if manifest["kind"] == kind.kind:
         return (Key("", meta["name"]),)
     pool = (meta.get("labels") or {}).get(labels.AGENT_POOL, "")
-    return (Key("", pool),) if mirror.get(MACHINE, pool) is not None else ()
+    return (Key("", pool),) if mirror.get(kind, pool) is not None else ()

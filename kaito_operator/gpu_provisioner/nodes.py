@@ -33,13 +33,35 @@ def not_initialized(node: Manifest, machine: Manifest) -> tuple[str, str] | None
     return None
 
 
+def is_claimed(node: Manifest, by: Subject) -> bool:
+    """Whether it bears our owner reference: only then may we empty it."""
+    return any(owner["uid"] == by.uid for owner in node["metadata"].get("ownerReferences") or ())
+
+
+def cordoning(node: Manifest, subject: Subject) -> tuple[Apply, ...]:
+    """Nothing new is scheduled on it, and load balancers leave it; nothing if that is so already.
+
+    An apply takes away what it does not send, so it says again what ``claiming`` said.
+    """
+    own = node["metadata"].get("labels") or {}
+    if node["spec"].get("unschedulable") and labels.NO_LOAD_BALANCER in own:
+        return ()
+    claim = _claim(node, subject, initialized=own.get(labels.INITIALIZED) == "true")
+    meta = {**claim["metadata"], "labels": {**claim["metadata"]["labels"], labels.NO_LOAD_BALANCER: "karpenter"}}
+    cordoned = {**claim, "metadata": meta, "spec": {"unschedulable": True}}
+    return (Apply(cordoned, uid=node["metadata"]["uid"]),)
+
+
 def claiming(node: Manifest, subject: Subject, *, initialized: bool) -> tuple[Apply, ...]:
     """Karpenter's labels and an owner reference, so that people see whose node it is; nothing if they are there."""
-    meta = node["metadata"]
-    wanted = {labels.REGISTERED: "true", **({labels.INITIALIZED: "true"} if initialized else {})}
-    owners = [owner["uid"] for owner in meta.get("ownerReferences") or ()]
-    if wanted.items() <= (meta.get("labels") or {}).items() and subject.uid in owners:
+    claim = _claim(node, subject, initialized=initialized)
+    wanted, own = claim["metadata"]["labels"], node["metadata"].get("labels") or {}
+    if wanted.items() <= own.items() and is_claimed(node, subject):
         return ()
+    return (Apply(claim, uid=node["metadata"]["uid"]),)
+
+
+def _claim(node: Manifest, subject: Subject, *, initialized: bool) -> Manifest:
     owner = {
         "apiVersion": subject.ref.api_version,
         "kind": subject.ref.kind,
@@ -47,9 +69,9 @@ def claiming(node: Manifest, subject: Subject, *, initialized: bool) -> tuple[Ap
         "uid": subject.uid,
         "blockOwnerDeletion": True,
     }
-    claim = {
+    wanted = {labels.REGISTERED: "true", **({labels.INITIALIZED: "true"} if initialized else {})}
+    return {
         "apiVersion": "v1",
         "kind": "Node",
-        "metadata": {"name": meta["name"], "labels": wanted, "ownerReferences": [owner]},
+        "metadata": {"name": node["metadata"]["name"], "labels": wanted, "ownerReferences": [owner]},
     }
-    return (Apply(claim, uid=meta["uid"]),)

@@ -1,15 +1,19 @@
 """From mirror and pool knowledge to one frozen value: all that a plan for one Machine may know."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from kaito_operator.api import labels
 from kaito_operator.api.conditions import by_type
-from kaito_operator.api.kinds import MACHINE, NODE
+from kaito_operator.api.kinds import MACHINE, NODE, POD, VOLUME_ATTACHMENT, Kind
+from kaito_operator.api.nodeclaim import KAITO_NODE_CLASS
 from kaito_operator.gpu_provisioner.known import Known
+from kaito_operator.gpu_provisioner.nodes import is_claimed
+from kaito_operator.gpu_provisioner.orphans import is_ready
+from kaito_operator.gpu_provisioner.repair import Fleet, fleet
 from kaito_operator.mirror import Mirror
-from kaito_operator.plan import Key, Manifest, Ref, Subject
+from kaito_operator.plan import Key, Manifest, Ref, Selection, Subject
 
 
 class KnowsPools(Protocol):
@@ -30,6 +34,12 @@ class Observed:
     pool: Known
     nodes: tuple[Manifest, ...] = ()
     """Those that bear the pool's label and have a providerID; a pool may briefly hold a spare instance."""
+    fleet: Fleet = field(default_factory=Fleet)
+    """All nodes of the cluster; counted only while one of these is not Ready."""
+    pods: tuple[Manifest, ...] = ()
+    """The pods on the nodes that are to be emptied; read live, and only then."""
+    attachments: tuple[Manifest, ...] = ()
+    """The VolumeAttachments of those nodes."""
 
     @property
     def node(self) -> Manifest | None:
@@ -37,20 +47,52 @@ class Observed:
         return self.nodes[0] if len(self.nodes) == 1 else None
 
 
-def observe(mirror: Mirror, key: Key, *, pools: KnowsPools) -> Observed | None:
-    """What is seen of the Machine ``key`` names; None if there is none."""
-    machine = mirror.get(MACHINE, key.name)
-    if machine is None:
+def observe(mirror: Mirror, key: Key, *, pools: KnowsPools, kind: Kind = MACHINE) -> Observed | None:
+    """What is seen of the Machine, or claim, that ``key`` names; None if there is none that is ours."""
+    machine = mirror.get(kind, key.name)
+    if machine is None or not is_ours(machine):
         return None
-    meta = machine["metadata"]
+    meta, read = machine["metadata"], mirror.read_for(key)
+    nodes = tuple(node for node in mirror.all(NODE) if _is_of(node, key.name))
     return Observed(
         machine=machine,
         subject=Subject(Ref.of(machine), meta["uid"], meta.get("generation", 0), deleting="deletionTimestamp" in meta),
         has_finalizer=labels.TERMINATION_FINALIZER in meta.get("finalizers", ()),
         conditions=by_type((machine.get("status") or {}).get("conditions") or ()),
         pool=pools.known(key.name),
-        nodes=tuple(node for node in mirror.all(NODE) if _is_of(node, key.name)),
+        nodes=nodes,
+        fleet=Fleet() if all(map(is_ready, nodes)) else fleet(mirror.all(NODE)),
+        pods=tuple(each for each in read if each["kind"] == POD.kind),
+        attachments=tuple(each for each in read if each["kind"] == VOLUME_ATTACHMENT.kind),
     )
+
+
+def is_ours(machine: Manifest) -> bool:
+    """Whether it is for gpu-provisioner: by the label of its Workspace, or by the kind of its node class."""
+    ref = (machine.get("spec") or {}).get("nodeClassRef") or {}
+    labelled = labels.WORKSPACE in (machine["metadata"].get("labels") or {})
+    return labelled or (ref.get("group"), ref.get("kind")) == KAITO_NODE_CLASS
+
+
+def reads(mirror: Mirror, key: Key, *, pools: KnowsPools, kind: Kind = MACHINE) -> Iterator[Selection]:
+    """What is on the nodes of a Machine that is being deleted, as long as they can be emptied."""
+    seen = observe(mirror, key, pools=pools, kind=kind)
+    if seen is None:
+        return
+    nodes = to_empty(seen)
+    for node in nodes:
+        yield Selection(POD.api_version, POD.kind, fields={"spec.nodeName": node["metadata"]["name"]})
+    if nodes:
+        yield Selection(VOLUME_ATTACHMENT.api_version, VOLUME_ATTACHMENT.kind)  # no field selector knows the node
+
+
+def to_empty(seen: Observed) -> tuple[Manifest, ...]:
+    """The nodes whose pods have to leave before the pool goes: ours by owner reference, with a machine behind them."""
+    pool = seen.pool.pool
+    going = seen.pool.absent_since is not None or (pool is not None and pool.state == "Deleting")
+    if not seen.subject.deleting or not seen.has_finalizer or going:
+        return ()
+    return tuple(node for node in seen.nodes if is_claimed(node, seen.subject))
 
 
 def _is_of(node: Manifest, pool: str) -> bool:

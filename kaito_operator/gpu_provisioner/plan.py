@@ -1,36 +1,30 @@
 """What one Machine needs next: gates in Karpenter's order: finalizer, Launched, Registered, Initialized, Ready."""
 
-from dataclasses import dataclass
 from datetime import datetime
 
 from kaito_operator.api import labels
 from kaito_operator.api.conditions import moment
-from kaito_operator.gpu_provisioner.agent_pool import NotMappable, agent_pool, instance_type, owner_tags
+from kaito_operator.gpu_provisioner.agent_pool import NotMappable, agent_pool, capacity_type, instance_type, owner_tags
 from kaito_operator.gpu_provisioner.cloud import STUCK, AgentPool
 from kaito_operator.gpu_provisioner.farewell import farewell
-from kaito_operator.gpu_provisioner.nodes import claiming, not_initialized
+from kaito_operator.gpu_provisioner.limits import Limits
+from kaito_operator.gpu_provisioner.nodes import claiming, is_claimed, not_initialized
 from kaito_operator.gpu_provisioner.observe import Observed
-from kaito_operator.gpu_provisioner.status import STEPS, events, report, standing
-from kaito_operator.plan import Apply, CreateInCloud, DeleteInCloud, Finalizer, Manifest, Plan
+from kaito_operator.gpu_provisioner.orphans import is_ready
+from kaito_operator.gpu_provisioner.repair import patience
+from kaito_operator.gpu_provisioner.status import events, report, standing, step_types
+from kaito_operator.plan import Apply, CreateInCloud, Delete, DeleteInCloud, Finalizer, Manifest, Plan, Ref
 
 ASKED, LAUNCHED, REGISTERED, INITIALIZED = range(4)
-"""How many of the steps are done."""
-LAUNCH, REGISTRATION = STEPS[0], STEPS[1]
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """How long things may take; all in seconds."""
-
-    gone: float
-    launch: float
-    registration: float
+"""How many of the steps are done; and the number of the next."""
+REPAIR_BLOCKED = 300.0
+"""Seconds until the next look at a cluster that has lost many nodes (Karpenter's)."""
 
 
 def plan(seen: Observed, now: datetime, *, cluster: str, limits: Limits) -> Plan:
     """The next writes for one Machine; empty when all is as wanted."""
     if seen.subject.deleting:
-        return farewell(seen, now, cluster=cluster, gone_seconds=limits.gone)
+        return farewell(seen, now, cluster=cluster, limits=limits)
     if not seen.has_finalizer:
         return Plan(seen.subject, finalizer=Finalizer.ADD)
     pool, owner = seen.pool.pool, owner_tags(seen.machine, cluster=cluster)
@@ -38,18 +32,21 @@ def plan(seen: Observed, now: datetime, *, cluster: str, limits: Limits) -> Plan
         return _launching(seen, now, cluster=cluster)
     if pool.state == "Deleting":
         return _going(seen, now)
-    hopeless = _hopeless(seen, pool, now, limits=limits)
+    hopeless = _hopeless(seen, pool, now, limits=limits) or _broken(seen, now, limits=limits)
     if hopeless is not None:
         return _again(seen, now, DeleteInCloud(pool.name, owner, etag=pool.etag), hopeless)
     if seen.node is None:
         return _reported(seen, now, *_not_joined(seen, pool), look_again=_patience(seen, pool, now, limits=limits))
-    return _joined(seen, now, seen.node)
+    left = patience(seen.node, now, seconds=limits.repair if _is_true(seen, LAUNCHED) else None)
+    return _joined(seen, now, seen.node, patience=left)
 
 
 def _launching(seen: Observed, now: datetime, *, cluster: str) -> Plan:
     """No pool of ours is known: ask for it, unless a no still holds."""
-    if seen.pool.nothing and _is_true(seen, LAUNCH):
+    if seen.pool.nothing and _is_true(seen, ASKED):
         return Plan(seen.subject)  # we have just started; the first LIST will say what became of it
+    if remains := _remains(seen):
+        return Plan(seen.subject, delete=remains)
     try:
         create = CreateInCloud(seen.subject.ref.name, agent_pool(seen.machine, cluster=cluster, now=now))
     except NotMappable as impossible:
@@ -63,9 +60,17 @@ def _launching(seen: Observed, now: datetime, *, cluster: str) -> Plan:
     return _reported(seen, now, ASKED, *told, cloud=(create,))
 
 
+def _remains(seen: Observed) -> tuple[Delete, ...]:
+    """Our nodes of a pool that the cloud says is gone: another pool of the name must not be taken to have them."""
+    if seen.pool.absent_since is None:
+        return ()
+    ours = (node for node in seen.nodes if is_claimed(node, seen.subject) and not is_ready(node))
+    return tuple(Delete(Ref.of(n), n["metadata"]["uid"]) for n in ours if "deletionTimestamp" not in n["metadata"])
+
+
 def _going(seen: Observed, now: datetime) -> Plan:
     """Its pool is being deleted, by us because it was hopeless, or by somebody else. Then another is asked for."""
-    if seen.conditions.get(LAUNCH, {}).get("status") == "False":
+    if _turned(seen, ASKED, done=False) is not None:
         return Plan(seen.subject)  # it says why already
     return _reported(seen, now, ASKED, "PoolDeleted", "agent pool is being deleted, and not by gpu-provisioner")
 
@@ -101,9 +106,9 @@ def _patience(seen: Observed, pool: AgentPool, now: datetime, *, limits: Limits)
     if seen.nodes:
         return None
     if pool.state != "Succeeded":
-        since = None if _is_true(seen, LAUNCH) else pool.asked_at
+        since = None if _is_true(seen, ASKED) else pool.asked_at
         return None if since is None else limits.launch - (now - since).total_seconds()
-    launched, unregistered = _turned(seen, LAUNCH, "True"), _turned(seen, REGISTRATION, "False")
+    launched, unregistered = _turned(seen, ASKED, done=True), _turned(seen, LAUNCHED, done=False)
     if launched is None or unregistered is None:
         return None  # this pass writes the time from which on it counts
     # The conditions may still tell of the pool before this one.
@@ -111,11 +116,11 @@ def _patience(seen: Observed, pool: AgentPool, now: datetime, *, limits: Limits)
     return limits.registration - (now - since).total_seconds()
 
 
-def _turned(seen: Observed, step: str, status: str) -> datetime | None:
-    """Since when the condition has this status; None if it has another."""
-    condition = seen.conditions.get(step, {})
+def _turned(seen: Observed, step: int, *, done: bool) -> datetime | None:
+    """Since when the step is done, or not; None if it is the other way."""
+    condition = seen.conditions.get(step_types(seen.subject.ref.kind)[step], {})
     since = condition.get("lastTransitionTime")
-    return moment(since) if since and condition["status"] == status else None
+    return moment(since) if since and (condition["status"] == "True") == done else None
 
 
 def _not_joined(seen: Observed, pool: AgentPool) -> tuple[int, str, str]:
@@ -127,12 +132,29 @@ def _not_joined(seen: Observed, pool: AgentPool) -> tuple[int, str, str]:
     return LAUNCHED, "NodeNotFound", "agent pool Succeeded; its node has not joined yet"
 
 
-def _joined(seen: Observed, now: datetime, node: Manifest) -> Plan:
-    """The node is there: claim it, then wait until it is ready and clean."""
+def _broken(seen: Observed, now: datetime, *, limits: Limits) -> tuple[str, str] | None:
+    """Why the pool goes though its node has joined: it has long been not Ready, and it is one of few."""
+    if seen.node is None or not _is_true(seen, LAUNCHED) or seen.fleet.ails:
+        return None
+    left = patience(seen.node, now, seconds=limits.repair)
+    if left is None or left > 0:
+        return None
+    name = seen.node["metadata"]["name"]
+    return "NodeRepair", f"node {name} has not been Ready for {limits.repair:g} s: it is replaced"
+
+
+def _joined(seen: Observed, now: datetime, node: Manifest, *, patience: float | None) -> Plan:
+    """The node is there: claim it, then wait until it is ready and clean.
+
+    ``patience``: the seconds after which it is replaced; a cluster with many such nodes keeps it beyond that.
+    """
     why = not_initialized(node, seen.machine)
     claim = claiming(node, seen.subject, initialized=why is None)
+    if why is not None and patience is not None and patience <= 0:
+        told = f"{seen.fleet.unready} of {seen.fleet.nodes} nodes are not Ready: none is replaced"
+        return _reported(seen, now, REGISTERED, "NodeRepairBlocked", told, apply=claim, look_again=REPAIR_BLOCKED)
     if why is not None:
-        return _reported(seen, now, REGISTERED, *why, apply=claim)
+        return _reported(seen, now, REGISTERED, *why, apply=claim, look_again=patience)
     return _reported(seen, now, INITIALIZED, "", "", apply=claim)
 
 
@@ -148,7 +170,7 @@ def _reported(
     look_again: float | None = None,
 ) -> Plan:
     """The plan, with the status and the events that go with it."""
-    conditions = standing(passed, reason, message)
+    conditions = standing(seen.subject.ref.kind, passed, reason, message)
     return Plan(
         seen.subject,
         apply=(*_typed(seen), *apply),
@@ -160,13 +182,16 @@ def _reported(
 
 
 def _typed(seen: Observed) -> tuple[Apply, ...]:
-    """The Machine's Type column is its instance-type label."""
+    """The columns Type, Capacity and Zone are labels."""
     size, ref = instance_type(seen.machine), seen.subject.ref
-    if not size or (seen.machine["metadata"].get("labels") or {}).get(labels.INSTANCE_TYPE) == size:
+    zone = "" if seen.node is None else (seen.node["metadata"].get("labels") or {}).get(labels.ZONE, "")
+    wanted = {labels.INSTANCE_TYPE: size, labels.CAPACITY_TYPE: capacity_type(seen.machine), labels.ZONE: zone}
+    wanted = {key: value for key, value in wanted.items() if value}
+    if not size or wanted.items() <= (seen.machine["metadata"].get("labels") or {}).items():
         return ()
-    labelled = {"name": ref.name, "labels": {labels.INSTANCE_TYPE: size}}
+    labelled = {"name": ref.name, "labels": wanted}
     return (Apply({"apiVersion": ref.api_version, "kind": ref.kind, "metadata": labelled}, uid=seen.subject.uid),)
 
 
-def _is_true(seen: Observed, step: str) -> bool:
-    return bool(seen.conditions.get(step, {}).get("status") == "True")
+def _is_true(seen: Observed, step: int) -> bool:
+    return bool(seen.conditions.get(step_types(seen.subject.ref.kind)[step], {}).get("status") == "True")

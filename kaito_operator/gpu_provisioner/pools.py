@@ -11,18 +11,19 @@ from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
 
 from kaito_operator.api.conditions import by_type
-from kaito_operator.api.kinds import MACHINE
+from kaito_operator.api.kinds import MACHINE, Kind
 from kaito_operator.clock import Clock, system_clock
-from kaito_operator.gpu_provisioner.agent_pool import CLUSTER_TAG, MACHINE_TAG, WORKSPACE_TAG
 from kaito_operator.gpu_provisioner.cloud import AgentPool, Cloud, CloudError
 from kaito_operator.gpu_provisioner.errors import Refusal
 from kaito_operator.gpu_provisioner.known import Known
+from kaito_operator.gpu_provisioner.observe import is_ours
+from kaito_operator.gpu_provisioner.offerings import Offering, Offerings
+from kaito_operator.gpu_provisioner.orphans import OWNERSHIP
+from kaito_operator.gpu_provisioner.status import READY, step_types
 from kaito_operator.mirror import Mirror
 from kaito_operator.plan import CreateInCloud, DeleteInCloud, Key, Manifest
 
 log = logging.getLogger(__name__)
-
-OWNERSHIP = (CLUSTER_TAG, WORKSPACE_TAG, MACHINE_TAG)
 
 
 class Pools:
@@ -35,13 +36,17 @@ class Pools:
         poll_seconds: float,
         most_pools: int,
         creates_per_10_minutes: int,
+        kind: Kind = MACHINE,
         clock: Clock = system_clock,
     ) -> None:
+        """``kind``: of the objects that ask for pools."""
+        self._kind = kind
         self._cloud, self._poll_seconds, self._clock = cloud, poll_seconds, clock
         self._most_pools, self._most_creates = most_pools, creates_per_10_minutes
         self._known: dict[str, Known] = {}
         self._asking: set[str] = set()
         self._creates: deque[datetime] = deque()
+        self._offerings = Offerings()
 
     def known(self, name: str) -> Known:
         """What is known of a name."""
@@ -56,10 +61,11 @@ class Pools:
             live = await self._look(name)
             if live is not None:
                 return self._adopted(live, {tag: tags[tag] for tag in OWNERSHIP})
-            if (full := self._at_a_cap()) is not None:
-                return self._no_create(name, full)
+            if (no := self._at_a_cap() or await self._hopeless(step)) is not None:
+                return self._no_create(name, no)
             await self._ask_for(step)
         except CloudError as error:
+            self._offerings.refused(_offering(step), error.refusal, now=self._clock())
             self._no_create(name, error.refusal)
 
     async def delete(self, step: DeleteInCloud) -> None:
@@ -70,10 +76,26 @@ class Pools:
                 return None
             if not live.bears(step.owner):
                 return self._no_delete(step.name, _taken(step.name))
-            await self._cloud.delete(step.name, etag=live.etag)
+            await self._ask_away(live)
             await self._look(step.name)
         except CloudError as error:
             self._no_delete(step.name, error.refusal)
+
+    async def _ask_away(self, live: AgentPool) -> None:
+        """DELETE; where a creation in progress stands in its way, that is aborted, and the next try comes later."""
+        try:
+            await self._cloud.delete(live.name, etag=live.etag)
+        except CloudError as error:
+            if live.state == "Creating" and error.refusal.reason == "OperationInProgress":
+                await self._abort(live.name)
+            raise
+
+    async def _abort(self, name: str) -> None:
+        """Only speeds things up: without it the creation comes to its own end."""
+        try:
+            await self._cloud.abort(name)
+        except CloudError as error:
+            log.info("the creation of agent pool %s cannot be aborted: %s", name, error.refusal.message)
 
     async def gone(self, name: str) -> bool:
         """Whether the cloud answers, now, that there is no such pool. Not being able to tell is a no."""
@@ -82,6 +104,11 @@ class Pools:
         except CloudError as error:
             self._no_delete(name, error.refusal)
             return False
+
+    async def _hopeless(self, step: CreateInCloud) -> Refusal | None:
+        """What is known against the size, from another Machine's try or from Azure's own figures."""
+        known = self._offerings.unavailable(_offering(step), now=self._clock())
+        return known or await self._cloud.outlook(step.wanted)
 
     async def _ask_for(self, step: CreateInCloud) -> None:
         self._creates.append(self._clock())
@@ -106,6 +133,8 @@ class Pools:
         return live
 
     def _see(self, pool: AgentPool) -> None:
+        if pool.problem is not None and pool != self.known(pool.name).pool:
+            self._offerings.refused(Offering(pool.vm_size, pool.spot), pool.problem, now=self._clock())
         self._known[pool.name] = self.known(pool.name).seen(pool, now=self._clock())
 
     def _no_create(self, name: str, refusal: Refusal) -> None:
@@ -142,7 +171,7 @@ class Pools:
 
     async def follow_once(self, add: Callable[[Key], None], mirror: Mirror) -> float:
         """One round of it. Answers in how many seconds the next is due."""
-        machines = {machine["metadata"]["name"]: machine for machine in mirror.all(MACHINE)}
+        machines = {machine["metadata"]["name"]: machine for machine in mirror.all(self._kind) if is_ours(machine)}
         for forgotten in self._known.keys() - machines.keys():
             del self._known[forgotten]
         flying = [name for name, machine in machines.items() if self._flies(name, machine)]
@@ -163,7 +192,9 @@ class Pools:
         """Whether the pool is on its way up or down; or must be there, and was never asked for since we started."""
         known = self.known(name)
         conditions = by_type((machine.get("status") or {}).get("conditions") or ())
-        launched, ready = (conditions.get(step, {}).get("status") == "True" for step in ("MachineLaunched", "Ready"))
+        launched, ready = (
+            conditions.get(step, {}).get("status") == "True" for step in (step_types(machine["kind"])[0], READY)
+        )
         settled = ready and "deletionTimestamp" not in machine["metadata"]
         return launched if known.nothing else known.pool is not None and not settled
 
@@ -176,6 +207,11 @@ class Pools:
         for name in flying:
             if name not in listed:
                 await self._look(name)
+
+
+def _offering(step: CreateInCloud) -> Offering:
+    properties = step.wanted["properties"]
+    return Offering(properties["vmSize"], properties.get("scaleSetPriority") == "Spot")
 
 
 def _taken(name: str) -> Refusal:

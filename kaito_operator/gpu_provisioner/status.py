@@ -3,14 +3,19 @@
 from datetime import datetime
 from typing import Any
 
-from kaito_operator.api.conditions import Condition, merged
+from kaito_operator.api.conditions import Condition, Truth, merged
+from kaito_operator.api.kinds import NODECLAIM
 from kaito_operator.gpu_provisioner.observe import Observed
 from kaito_operator.plan import Event, Manifest, Report
 
-STEPS = ("MachineLaunched", "MachineRegistered", "MachineInitialized")
+PREFIX = "Machine"
+"""What Karpenter put before the names of a Machine's steps; a NodeClaim's have none."""
+STEPS = ("Launched", "Registered", "Initialized")
 READY = "Ready"
 WAITING = ("MachineNotLaunched", "NodeNotFound", "NodeNotReady")
-"""Why a step waits when an earlier one is not done, by the number of those that are."""
+"""Why a Machine's step waits when an earlier one is not done, by the number of those that are."""
+AWAITING = ("AwaitingReconciliation", "object is awaiting reconciliation")
+"""The same for any step of a NodeClaim; KAITO skips conditions with this reason."""
 PROGRESS = {
     "Creating",
     "KnownEphemeralTaintsExist",
@@ -26,35 +31,48 @@ PROGRESS = {
 OF_THE_NODE = ("nodeName", "providerID", "capacity", "allocatable")
 
 
-def standing(passed: int, reason: str, message: str) -> list[Condition]:
-    """All conditions: ``passed`` steps True, the next False with the reason, those after it waiting, and Ready."""
-    done = [Condition(step, "True", step.removeprefix("Machine")) for step in STEPS[:passed]]
-    if passed == len(STEPS):
+def step_types(kind: str) -> tuple[str, ...]:
+    """The condition types of the steps, in their order."""
+    return STEPS if kind == NODECLAIM.kind else tuple(f"{PREFIX}{step}" for step in STEPS)
+
+
+def standing(kind: str, passed: int, reason: str, message: str) -> list[Condition]:
+    """All conditions: ``passed`` steps True, the next open with the reason, those after it waiting, and Ready.
+
+    What is open is False on a Machine and Unknown on a NodeClaim, as Karpenter of their times has it.
+    """
+    types, claim = step_types(kind), kind == NODECLAIM.kind
+    still: Truth = "Unknown" if claim else "False"
+    done = [Condition(type, "True", step) for type, step in zip(types[:passed], STEPS, strict=False)]
+    if passed == len(types):
         return [*done, Condition(READY, "True", READY)]
-    rest = [Condition(step, "False", WAITING[passed]) for step in STEPS[passed + 1 :]]
+    why = AWAITING if claim else (WAITING[passed], "")
     return [
         *done,
-        Condition(STEPS[passed], "False", reason, message),
-        *rest,
-        Condition(READY, "False", reason, message),
+        Condition(types[passed], still, reason, message),
+        *(Condition(type, still, *why) for type in types[passed + 1 :]),
+        Condition(READY, still, reason, message),
     ]
 
 
 def leaving(seen: Observed, message: str) -> list[Condition]:
     """Ready False for the deletion; the steps stay as they were."""
-    steps = ((step, seen.conditions[step]) for step in STEPS if step in seen.conditions)
+    steps = ((step, seen.conditions[step]) for step in step_types(seen.subject.ref.kind) if step in seen.conditions)
     kept = [Condition(step, c["status"], c.get("reason", ""), c.get("message", "")) for step, c in steps]
     return [*kept, Condition(READY, "False", "Terminating", message)]
 
 
 def report(seen: Observed, conditions: list[Condition], *, now: datetime) -> tuple[Report, ...]:
     """The status, if it is another than before. A missing node's last word is kept until it is replaced."""
-    before = seen.machine.get("status") or {}
-    replaced = any(c.type == STEPS[0] and c.status == "False" for c in conditions) and not seen.subject.deleting
+    before, kind = seen.machine.get("status") or {}, seen.subject.ref.kind
+    generation = seen.subject.generation if kind == NODECLAIM.kind else None
+    replaced = (
+        any(c.type == step_types(kind)[0] and c.status != "True" for c in conditions) and not seen.subject.deleting
+    )
     kept = {} if replaced else {key: before[key] for key in OF_THE_NODE if key in before}
     status = {
         **(kept if seen.node is None else _of(seen.node)),
-        "conditions": merged(before.get("conditions") or (), conditions, generation=None, now=now),
+        "conditions": merged(before.get("conditions") or (), conditions, generation=generation, now=now),
     }
     return () if status == before else (Report(seen.subject.ref, seen.subject.uid, status),)
 
@@ -79,7 +97,7 @@ def _event(seen: Observed, condition: Condition, before: Manifest) -> Event | No
     if condition.status == "True" and before.get("status") != "True":
         message = f"Status condition transitioned, Type: {condition.type}, Status: -> True"
         return Event(seen.subject.ref, seen.subject.uid, "Normal", condition.reason, message)
-    failed = condition.type == READY and condition.status == "False" and condition.reason not in PROGRESS
+    failed = condition.type == READY and condition.status != "True" and condition.reason not in PROGRESS
     if failed and condition.reason != before.get("reason"):
         return Event(seen.subject.ref, seen.subject.uid, "Warning", condition.reason, condition.message)
     return None

@@ -14,7 +14,7 @@ from kubernetes.aio.client import ApiClient, Configuration
 from kaito_operator.api.kinds import BY_NAME, Kind
 from kaito_operator.api.labels import WORKSPACE_MANAGER
 from kaito_operator.kube import errors
-from kaito_operator.plan import Manifest, Ref
+from kaito_operator.plan import Manifest, Ref, Selection
 
 JSON = "application/json"
 APPLY = "application/apply-patch+yaml"
@@ -120,10 +120,16 @@ class Kube:
         """The live object."""
         return await self._request("GET", path_of(ref), plural=_kind(ref).plural)
 
-    async def list(self, kind: Kind, *, labels: str = "", namespace: str = "") -> Listed:
-        """All objects of a kind that carry ``labels`` (a selector), page by page."""
+    async def select(self, selection: Selection) -> Listed:
+        """All objects with these labels and fields, in all namespaces."""
+        kind = BY_NAME[selection.api_version, selection.kind]
+        return await self.list(kind, labels=_selector(selection.labels), fields=_selector(selection.fields))
+
+    async def list(self, kind: Kind, *, labels: str = "", fields: str = "", namespace: str = "") -> Listed:
+        """All objects of a kind that carry ``labels`` and have ``fields`` (selectors both), page by page."""
         items: list[Manifest] = []
-        query = {"limit": str(PAGE), **({"labelSelector": labels} if labels else {})}
+        asked = {"labelSelector": labels, "fieldSelector": fields}
+        query = {"limit": str(PAGE), **{name: value for name, value in asked.items() if value}}
         while True:
             page = await self._request("GET", collection(kind, namespace), query=query, plural=kind.plural, verb="LIST")
             items += ({"apiVersion": kind.api_version, "kind": kind.kind, **item} for item in page["items"])
@@ -173,12 +179,23 @@ class Kube:
         ref = Ref.of(manifest)
         return await self._request("PUT", path_of(ref), body=manifest, query=self._plainly, plural=_kind(ref).plural)
 
-    async def delete(self, ref: Ref, *, uid: str) -> Manifest | None:
+    async def evict(self, pod: Ref, *, uid: str) -> None:
+        """Asks for the eviction of exactly this pod; TooManyRequests if a disruption budget has no room for it."""
+        body = {
+            "apiVersion": "policy/v1",
+            "kind": "Eviction",
+            "metadata": {"name": pod.name, "namespace": pod.namespace},
+            "deleteOptions": {"preconditions": {"uid": uid}},
+        }
+        await self._request("POST", f"{path_of(pod)}/eviction", body=body, plural="pods/eviction")
+
+    async def delete(self, ref: Ref, *, uid: str, grace_seconds: int | None = None) -> Manifest | None:
         """Asks for the deletion of exactly this object, its dependents in the background.
 
         Answers the object if it lives on for now (finalizers, grace), None if it is gone.
         """
-        body = {"preconditions": {"uid": uid}, "propagationPolicy": "Background"}
+        grace = {} if grace_seconds is None else {"gracePeriodSeconds": grace_seconds}
+        body = {"preconditions": {"uid": uid}, "propagationPolicy": "Background", **grace}
         answer = await self._request("DELETE", path_of(ref), body=body, plural=_kind(ref).plural)
         lives_on = answer.get("kind") == ref.kind and "deletionTimestamp" in answer["metadata"]
         return answer if lives_on else None
@@ -233,6 +250,10 @@ def _parsed(payload: bytes, what: str) -> dict[str, Any]:
 
 def _in_a_pod() -> bool:
     return Path(kube_config.incluster_config.SERVICE_TOKEN_FILENAME).exists()
+
+
+def _selector(wanted: Mapping[str, str]) -> str:
+    return ",".join(f"{name}={value}" for name, value in sorted(wanted.items()))
 
 
 def _kind(ref: Ref) -> Kind:

@@ -10,7 +10,6 @@ from kaito_operator.api.kinds import (
     CONFIG_MAP,
     DEPLOYMENT,
     JOB,
-    MACHINE,
     NODE,
     PERSISTENT_VOLUME_CLAIM,
     POD,
@@ -37,14 +36,14 @@ OURS: dict[str, str | None] = {labels.WORKSPACE: None}
 
 def workspace_controller(settings: WorkspaceSettings, catalog: Catalog) -> Controller[Observed]:
     """Workspace → Machines, then a tuning Job where one is asked for, then a Deployment and a Service."""
-    board = ProgressBoard()
+    board, installed = ProgressBoard(), installation(settings)
     return Controller(
         name="kaito-workspace",
         parent=WORKSPACE,
         field_manager=labels.WORKSPACE_MANAGER,
         watches=(
             Watch(WORKSPACE),
-            Watch(MACHINE, OURS),
+            Watch(installed.purchase.kind, OURS),
             Watch(NODE),
             Watch(DEPLOYMENT, OURS),
             Watch(SERVICE, OURS),
@@ -61,7 +60,7 @@ def workspace_controller(settings: WorkspaceSettings, catalog: Catalog) -> Contr
         door=Door(settings.webhook_port, Path(settings.webhook_certificates))
         if settings.webhook_certificates
         else None,
-        plan=partial(plan, catalog=catalog, installation=installation(settings)),
+        plan=partial(plan, catalog=catalog, installation=installed),
     )
 
 

@@ -7,6 +7,7 @@ from datetime import datetime
 
 from kaito_operator.api import labels
 from kaito_operator.api.conditions import moment
+from kaito_operator.api.kinds import MACHINE, NODECLAIM
 from kaito_operator.api.reasons import Reason
 from kaito_operator.api.spec import LabelSelector, Resource
 from kaito_operator.workspace.finding import Finding, passed, waiting, wrong
@@ -50,6 +51,14 @@ ANSWER_SECONDS = 120.0
 """A provisioner that lives answers a new Machine within seconds."""
 PLUGIN_SECONDS = 300.0
 """The device plugin advertises GPUs within this, drivers and all."""
+NOBODY_ANSWERS = {
+    MACHINE: "see whether gpu-provisioner is installed and runs",
+    NODECLAIM: "see whether a Karpenter runs that knows the node class",
+}
+GONE = (
+    "a machine was lost, or taken away before it was ready; another is asked for in half a minute. "
+    "`kubectl get events --namespace=default` has what Karpenter said of a claim"
+)
 PRESSURES = (("DiskPressure", Reason.NODE_DISK_PRESSURE), ("MemoryPressure", Reason.NODE_MEMORY_PRESSURE))
 
 
@@ -70,10 +79,11 @@ def machines(placed: Placement, resource: Resource, *, now: datetime) -> Finding
 def _held_up(placed: Placement) -> Finding:
     """Why not all that is missing is asked for yet."""
     if placed.leaving:
-        names = ", ".join(machine.name for machine in placed.leaving)
-        return wrong(Reason.MACHINE_TERMINATING, f"waits for Machine {names} to be gone; then another is asked for")
-    told = "a Machine was lost; another is asked for in half a minute"
-    return wrong(Reason.MACHINE_BACK_OFF, told, look_again=placed.back_off)
+        names = ", ".join(map(str, placed.leaving))
+        return wrong(Reason.MACHINE_TERMINATING, f"waits for {names} to be gone; then another is asked for")
+    if placed.told.get("reason") == Reason.LAUNCH_FAILED:
+        return wrong(Reason.LAUNCH_FAILED, placed.told.get("message", ""), look_again=placed.back_off)
+    return wrong(Reason.MACHINE_BACK_OFF, GONE, look_again=placed.back_off)
 
 
 def _in_progress(placed: Placement, *, missing: int, size: str, now: datetime) -> Finding:
@@ -92,7 +102,7 @@ def _in_progress(placed: Placement, *, missing: int, size: str, now: datetime) -
 def _progress(machine: Machine) -> str:
     step, state = _open_step(machine.conditions)
     message = machine.conditions.get(step, {}).get("message", "")
-    return f"Machine {machine.name} ({machine.instance_type}) {state}" + (f": {message}" if message else "")
+    return f"{machine} ({machine.instance_type}) {state}" + (f": {message}" if message else "")
 
 
 def _open_step(conditions: Conditions) -> tuple[str, str]:
@@ -104,12 +114,15 @@ def _age(machine: Machine, *, now: datetime) -> float:
 
 
 def _machine_failure(machine: Machine, *, now: datetime) -> Finding | None:
-    what = f"Machine {machine.name} ({machine.instance_type})"
+    what = f"{machine} ({machine.instance_type})"
     if not machine.conditions:
         if _age(machine, now=now) < ANSWER_SECONDS:
             return None
         told = f"{what}: no provisioner has answered for 2 minutes"
-        return wrong(Reason.PROVISIONER_NOT_ANSWERING, told, cure="see whether gpu-provisioner is installed and runs")
+        return wrong(Reason.PROVISIONER_NOT_ANSWERING, told, cure=NOBODY_ANSWERS[machine.kind])
+    if machine.launch_failed:
+        launched = machine.conditions["MachineLaunched"]
+        return wrong(Reason.LAUNCH_FAILED, f"{what}: {launched.get('message') or launched['reason']}")
     condition = machine.conditions.get(_open_step(machine.conditions)[0], {})
     if condition.get("status") != "False" or condition.get("reason", "") in PROGRESS:
         return None

@@ -4,7 +4,7 @@ from datetime import datetime
 
 from kaito_operator.api import labels
 from kaito_operator.api.conditions import Condition
-from kaito_operator.api.kinds import JOB, MACHINE
+from kaito_operator.api.kinds import JOB, Kind
 from kaito_operator.api.reasons import ConditionType, Reason
 from kaito_operator.plan import Apply, Delete, Finalizer, Plan, Ref, Selection
 from kaito_operator.workspace import status
@@ -16,10 +16,15 @@ from kaito_operator.workspace.seen import Job, Pod
 
 DRAIN_SECONDS = 90.0
 """Running answers may end before their machine goes: the pods' grace, and as long again. It is paid for meanwhile."""
-KEPT = (ConditionType.MACHINE_READY, ConditionType.RESOURCE_READY, ConditionType.INFERENCE_READY)
+KEPT = (
+    ConditionType.MACHINE_READY,
+    ConditionType.NODE_CLAIM_READY,
+    ConditionType.RESOURCE_READY,
+    ConditionType.INFERENCE_READY,
+)
 
 
-def farewell(seen: Observed, *, deleted_at: datetime, now: datetime) -> Plan:
+def farewell(seen: Observed, *, deleted_at: datetime, now: datetime, bought: Kind) -> Plan:
     """Nothing is applied any more but the release of nodes. The finalizer goes when a live look finds no Machine."""
     workspace = seen.workspace
     if labels.WORKSPACE_FINALIZER not in workspace.finalizers:
@@ -35,10 +40,10 @@ def farewell(seen: Observed, *, deleted_at: datetime, now: datetime) -> Plan:
         return _waiting(seen, told, now, delete=stopping, look_again=left + 1)
     released = releasing(seen.nodes, key=workspace.key)
     if not (workload or seen.jobs or seen.machines or released):
-        machines = Selection(MACHINE.api_version, MACHINE.kind, reservation(workspace.key))
+        machines = Selection(bought.api_version, bought.kind, reservation(workspace.key))
         return Plan(workspace.subject, finalizer=Finalizer.DROP, gone_in_cluster=(machines,))
-    names = ", ".join(machine.name for machine in seen.machines)
-    told = f"waits for Machine {names} to be gone" if names else "waits for the workload to be gone"
+    names = ", ".join(map(str, seen.machines))
+    told = f"waits for {names} to be gone" if names else "waits for the workload to be gone"
     return _waiting(seen, told, now, apply=released, delete=(*stopping, *giving_up(seen.machines)))
 
 

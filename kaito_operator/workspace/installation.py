@@ -4,6 +4,10 @@ from dataclasses import dataclass
 
 from kaito_operator.api.spec import Preset
 from kaito_operator.settings import WorkspaceSettings
+from kaito_operator.workspace.purchase import MACHINES, NodeClass, Purchase, node_claims
+
+NODE_CLASSES = {"azure": "karpenter.azure.com/AKSNodeClass/default", "aws": "karpenter.k8s.aws/EC2NodeClass/default"}
+"""The classes that KAITO names, group/kind/name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +22,8 @@ class Installation:
     """Networks in CIDR form from which training data may be downloaded though they are private, also by plain HTTP."""
     plain_http_registries: tuple[str, ...] = ()
     """Registries, ``host:port``, that are spoken to without TLS."""
+    purchase: Purchase = MACHINES
+    """What machines are asked for with."""
     tuning_storage_class: str = ""
     """The storage class of the volume that outlives a tuning pod; "" keeps checkpoints with the pod alone."""
 
@@ -34,5 +40,12 @@ def installation(settings: WorkspaceSettings) -> Installation:
         version=settings.preset_version,
         download_allow=settings.download_allow,
         plain_http_registries=settings.plain_http_registries,
+        purchase=_purchase(settings),
         tuning_storage_class=settings.tuning_storage_class,
     )
+
+
+def _purchase(settings: WorkspaceSettings) -> Purchase:
+    if settings.node_provisioner == "machine":
+        return MACHINES
+    return node_claims(NodeClass(*(settings.node_class or NODE_CLASSES[settings.cloud]).split("/")))

@@ -3,15 +3,17 @@
 from hashlib import sha256
 
 from kaito_operator.api import labels
-from kaito_operator.api.kinds import MACHINE
+from kaito_operator.api.kinds import MACHINE, NODECLAIM
 from kaito_operator.api.spec import Resource
 from kaito_operator.api.workspace import Workspace
 from kaito_operator.plan import Apply, Delete, Manifest, Ref
 from kaito_operator.workspace.nodes import reservation
+from kaito_operator.workspace.purchase import NodeClass, Purchase
 from kaito_operator.workspace.seen import Machine
 from presets.catalog import InstanceType
 
 PROVISIONER = "default"
+NODE_POOL = "kaito"
 FIRST_ATTEMPT = 1
 
 
@@ -41,31 +43,31 @@ def buying(
     number: int,
     size: InstanceType,
     disk_gib: int,
+    purchase: Purchase,
 ) -> tuple[Apply, ...]:
     """Asks for so many Machines, in slots that none has; one that is on its way out has its slot until it is gone."""
     taken = {machine.name for machine in seen}
     named = {slot: machine_name(workspace.uid, slot=slot, attempt=FIRST_ATTEMPT) for slot in range(resource.count)}
     free = [slot for slot, name in named.items() if name not in taken][:number]
-    return tuple(
-        Apply(_machine(workspace, resource, slot=slot, attempt=FIRST_ATTEMPT, size=size, disk_gib=disk_gib), buys=True)
-        for slot in free
-    )
+    if purchase.node_class is not None:
+        made = [_claim(workspace, resource, slot=slot, size=size, node_class=purchase.node_class) for slot in free]
+    else:
+        made = [_machine(workspace, resource, slot=slot, size=size, disk_gib=disk_gib) for slot in free]
+    return tuple(Apply(manifest, buys=True) for manifest in made)
 
 
 def giving_up(machines: tuple[Machine, ...]) -> tuple[Delete, ...]:
     """Deletes those that are not being deleted yet."""
     return tuple(
-        Delete(Ref(MACHINE.api_version, MACHINE.kind, machine.name), machine.uid, gives_up=True)
+        Delete(Ref(machine.kind.api_version, machine.kind.kind, machine.name), machine.uid, gives_up=True)
         for machine in machines
         if not machine.deleting
     )
 
 
-def _machine(
-    workspace: Workspace, resource: Resource, *, slot: int, attempt: int, size: InstanceType, disk_gib: int
-) -> Manifest:
+def _machine(workspace: Workspace, resource: Resource, *, slot: int, size: InstanceType, disk_gib: int) -> Manifest:
     """As KAITO 0.3 writes it; the annotations are ours."""
-    name = machine_name(workspace.uid, slot=slot, attempt=attempt)
+    name = machine_name(workspace.uid, slot=slot, attempt=FIRST_ATTEMPT)
     return {
         "apiVersion": MACHINE.api_version,
         "kind": MACHINE.kind,
@@ -76,11 +78,7 @@ def _machine(
                 labels.PROVISIONER_NAME: PROVISIONER,
                 **reservation(workspace.key),
             },
-            "annotations": {
-                labels.WORKSPACE_UID: workspace.uid,
-                labels.SLOT: str(slot),
-                labels.ATTEMPT: str(attempt),
-            },
+            "annotations": _identity(workspace, slot=slot),
         },
         "spec": {
             "machineTemplateRef": {"name": name},
@@ -92,6 +90,52 @@ def _machine(
                 {"key": labels.OS, "operator": "In", "values": ["linux"]},
             ],
             "resources": {"requests": {"storage": f"{disk_gib}Gi"}},
-            **({"taints": [{"key": "sku", "value": "gpu", "effect": "NoSchedule"}]} if size.gpus else {}),
+            **_taints(size),
         },
     }
+
+
+def _claim(
+    workspace: Workspace, resource: Resource, *, slot: int, size: InstanceType, node_class: NodeClass
+) -> Manifest:
+    """For any Karpenter. It never expires, is not disrupted, is not a spot machine; and has no finalizer of ours, which
+    would stop a Karpenter that cannot launch it from launching anything. A request for storage would keep it from ever
+    being initialized where nodes do not list any. All of this was seen on Karpenter 1.14."""
+    return {
+        "apiVersion": NODECLAIM.api_version,
+        "kind": NODECLAIM.kind,
+        "metadata": {
+            "name": machine_name(workspace.uid, slot=slot, attempt=FIRST_ATTEMPT),
+            "labels": {
+                **resource.label_selector.match_labels,
+                labels.NODE_POOL: NODE_POOL,
+                **reservation(workspace.key),
+            },
+            "annotations": {**_identity(workspace, slot=slot), labels.DO_NOT_DISRUPT: "true"},
+        },
+        "spec": {
+            "expireAfter": "Never",
+            "nodeClassRef": {"group": node_class.group, "kind": node_class.kind, "name": node_class.name},
+            "requirements": [
+                {"key": labels.NODE_POOL, "operator": "In", "values": [NODE_POOL]},
+                {"key": labels.INSTANCE_TYPE, "operator": "In", "values": [size.name]},
+                {"key": labels.OS, "operator": "In", "values": ["linux"]},
+                {"key": labels.ARCH, "operator": "In", "values": ["amd64"]},
+                {"key": labels.CAPACITY_TYPE, "operator": "In", "values": ["on-demand"]},
+            ],
+            **_taints(size),
+        },
+    }
+
+
+def _identity(workspace: Workspace, *, slot: int) -> dict[str, str]:
+    """Who paid, and for which place."""
+    return {
+        labels.WORKSPACE_UID: workspace.uid,
+        labels.SLOT: str(slot),
+        labels.ATTEMPT: str(FIRST_ATTEMPT),
+    }
+
+
+def _taints(size: InstanceType) -> dict[str, list[dict[str, str]]]:
+    return {"taints": [{"key": "sku", "value": "gpu", "effect": "NoSchedule"}]} if size.gpus else {}

@@ -9,6 +9,7 @@ from kaito_operator.api.kinds import (
     JOB,
     MACHINE,
     NODE,
+    NODECLAIM,
     PERSISTENT_VOLUME_CLAIM,
     POD,
     SERVICE,
@@ -20,6 +21,7 @@ from kaito_operator.plan import Key, Manifest, Ref, Refusal
 from kaito_operator.workspace import seen
 from kaito_operator.workspace.seen import Job, Machine, Node, Pod, Progress, owned_by
 
+BOUGHT = (MACHINE, NODECLAIM)
 ProgressOf = Callable[[Key, str], Progress | None]
 """How far a pod of a Workspace has trained, as far as anybody knows."""
 
@@ -67,7 +69,7 @@ def observe(mirror: Mirror, key: Key, *, progress_of: ProgressOf = unknown) -> O
     pods = tuple(seen.pod(p) for p in mirror.of_workspace(POD, key))
     return Observed(
         workspace=workspace,
-        machines=tuple(seen.machine(m) for m in mirror.of_workspace(MACHINE, key)),
+        machines=tuple(seen.machine(m) for kind in BOUGHT for m in mirror.of_workspace(kind, key)),
         nodes=tuple(seen.node(n) for n in mirror.all(NODE) if seen.holder(n) in (None, key)),
         deployment=deployment,
         service=service,

@@ -1,12 +1,13 @@
 """Where a Workspace runs: on Machines of its own, on nodes that exist, and what of both is still missing."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
 from kaito_operator.api import labels
 from kaito_operator.api.conditions import moment
-from kaito_operator.api.reasons import ConditionType
+from kaito_operator.api.reasons import ConditionType, Reason
 from kaito_operator.api.spec import Resource
 from kaito_operator.workspace.machines import kept
 from kaito_operator.workspace.nodes import chosen
@@ -15,6 +16,8 @@ from kaito_operator.workspace.seen import Machine, Node
 
 BACK_OFF_SECONDS = 30.0
 """Between the loss of a Machine and asking for another: a provisioner that takes each away is not to be kept busy."""
+TRIES_SECONDS = 30.0
+"""For which Karpenter may try to launch a claim; it does so after 1, 2, 4 … s."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +28,7 @@ class Placement:
     """In use, by name: of our Machines once they have joined, and existing ones."""
     machines: tuple[Machine, ...]
     surplus: tuple[Machine, ...]
-    """Paid for, and not needed."""
+    """Not needed, or of no use."""
     leaving: tuple[Machine, ...]
     """Being deleted."""
     missing: int
@@ -36,6 +39,8 @@ class Placement:
     """Held, and not used any more."""
     back_off: float = 0.0
     """Seconds for which no Machine is asked for."""
+    told: Mapping[str, Any] = field(default_factory=dict)
+    """The condition that tells of Machines, as it was."""
 
 
 def placement(seen: Observed, resource: Resource, *, gpus: int, now: datetime) -> Placement:
@@ -55,17 +60,22 @@ def placement(seen: Observed, resource: Resource, *, gpus: int, now: datetime) -
         places=resource.count - len(machines),
         worked_on=_worked_on(seen),
     )
-    missing, back_off = resource.count - len(machines) - len(existing), _back_off(seen, now=now)
+    missing = resource.count - len(machines) - len(existing)
+    back_off = _back_off(seen, missing=missing, now=now)
     room = 0 if back_off or not resource.instance_type else resource.count - len(seen.machines)
     return Placement(
         nodes=tuple(sorted([*bought, *existing], key=lambda node: node.name)),
         machines=machines,
-        surplus=tuple(m for m in seen.machines if m not in machines and m not in leaving),
+        surplus=(
+            *(m for m in seen.machines if m not in machines and m not in leaving),
+            *_hopeless(seen, machines, now=now),
+        ),
         leaving=leaving,
         missing=missing,
         to_buy=max(0, min(missing, room)),
         released=tuple(node for node in others if node.holder and node not in existing),
         back_off=back_off,
+        told=_told(seen),
     )
 
 
@@ -79,9 +89,34 @@ def _worked_on(seen: Observed) -> Sequence[str]:
     return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
 
 
-def _back_off(seen: Observed, *, now: datetime) -> float:
-    """What is left of the wait that began when MachineReady turned False."""
-    condition = seen.workspace.conditions.get(ConditionType.MACHINE_READY, {})
-    if condition.get("status") != "False" or "lastTransitionTime" not in condition:
+def _told(seen: Observed) -> Mapping[str, Any]:
+    """What the status says of Machines or claims."""
+    conditions = seen.workspace.conditions
+    return conditions.get(ConditionType.MACHINE_READY) or conditions.get(ConditionType.NODE_CLAIM_READY) or {}
+
+
+def _back_off(seen: Observed, *, missing: int, now: datetime) -> float:
+    """What is left of the wait that began when Machines turned out to be wrong.
+
+    Those that were asked for and are not there have gone without a word: a Karpenter without capacity deletes a claim
+    within a second. The wait for the next begins then.
+    """
+    told = _told(seen)
+    if told.get("reason") == Reason.MACHINES_PENDING and missing:
+        return BACK_OFF_SECONDS
+    if told.get("status") != "False" or "lastTransitionTime" not in told:
         return 0.0
-    return max(0.0, BACK_OFF_SECONDS - (now - moment(condition["lastTransitionTime"])).total_seconds())
+    return max(0.0, BACK_OFF_SECONDS - (now - moment(told["lastTransitionTime"])).total_seconds())
+
+
+def _hopeless(seen: Observed, machines: Sequence[Machine], *, now: datetime) -> tuple[Machine, ...]:
+    """Claims that Karpenter cannot launch, once the status has said why: their last words go with them, and as long as
+    one is there Karpenter launches nothing for anybody (seen on 1.14). Machines stay: gpu-provisioner mends them."""
+    told = _told(seen)
+    if told.get("reason") != Reason.LAUNCH_FAILED:
+        return ()
+    return tuple(m for m in machines if m.launch_failed and str(m) in told.get("message", "") and _is_old(m, now=now))
+
+
+def _is_old(machine: Machine, *, now: datetime) -> bool:
+    return (now - machine.created_at).total_seconds() >= TRIES_SECONDS

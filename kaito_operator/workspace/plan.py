@@ -21,6 +21,7 @@ from kaito_operator.workspace.inference import COMPONENT
 from kaito_operator.workspace.installation import Installation
 from kaito_operator.workspace.observe import Observed
 from kaito_operator.workspace.placement import Placement, placement
+from kaito_operator.workspace.purchase import Purchase
 from kaito_operator.workspace.seen import Node
 from kaito_operator.workspace.status import Standing
 from kaito_operator.workspace.support import unsupported
@@ -31,17 +32,17 @@ from presets.catalog import Catalog, InstanceType
 
 def plan(seen: Observed, now: datetime, *, catalog: Catalog, installation: Installation) -> Plan:
     """The next writes; none if all is as wanted."""
-    workspace, body = seen.workspace, seen.workspace.body
+    workspace, body, bought = seen.workspace, seen.workspace.body, installation.purchase.condition
     if workspace.deleted_at is not None:
-        return farewell(seen, deleted_at=workspace.deleted_at, now=now)
+        return farewell(seen, deleted_at=workspace.deleted_at, now=now, bought=installation.purchase.kind)
     found = problems(workspace, catalog=catalog)
     if found or body is None:
-        return _reported(workspace, status.stopped(_mistaken(found)), now=now)
+        return _reported(workspace, status.stopped(_mistaken(found), bought=bought), now=now)
     if told := unsupported(body, catalog=catalog):
-        return _reported(workspace, status.stopped(wrong(Reason.NOT_YET_SUPPORTED, told)), now=now)
+        return _reported(workspace, status.stopped(wrong(Reason.NOT_YET_SUPPORTED, told), bought=bought), now=now)
     asked = task(seen, catalog=catalog)
     if isinstance(asked, Finding):
-        return _reported(workspace, status.stopped(asked), now=now)
+        return _reported(workspace, status.stopped(asked, bought=bought), now=now)
     return _worked_on(seen, body.resource, asked, now=now, catalog=catalog, installation=installation)
 
 
@@ -66,7 +67,8 @@ def _worked_on(
     job, tuned = _tuning(seen, asked, begun=begun, now=now)
     standing = Standing(
         machine=machine,
-        resource=ready if machine.passed else waits_for(ConditionType.MACHINE_READY),
+        resource=ready if machine.passed else waits_for(installation.purchase.condition),
+        bought=installation.purchase.condition,
         job=job,
         tuned=tuned,
         inference=_inference(seen, asked, resource, now=now, begun=begun),
@@ -77,7 +79,7 @@ def _worked_on(
     )
     work = workload(seen, asked, resource, gpus=gpus, begun=standing.resource.passed, installation=installation)
     apply = (
-        *_bought(seen, placed, resource, size=size, disk_gib=needs.disk_gib),
+        *_bought(seen, placed, resource, size=size, disk_gib=needs.disk_gib, purchase=installation.purchase),
         *nodes.reserving(placed.nodes, key=workspace.key),
         *nodes.releasing(placed.released, key=workspace.key),
         *work.apply,
@@ -95,12 +97,26 @@ def _gpus(needs: Needs, size: InstanceType | None, used: Sequence[Node]) -> int:
 
 
 def _bought(
-    seen: Observed, placed: Placement, resource: Resource, *, size: InstanceType | None, disk_gib: int
+    seen: Observed,
+    placed: Placement,
+    resource: Resource,
+    *,
+    size: InstanceType | None,
+    disk_gib: int,
+    purchase: Purchase,
 ) -> tuple[Apply, ...]:
     """What is missing is asked for at once. Without a size nothing ever is."""
     if size is None:
         return ()
-    return machines.buying(seen.workspace, resource, seen.machines, number=placed.to_buy, size=size, disk_gib=disk_gib)
+    return machines.buying(
+        seen.workspace,
+        resource,
+        seen.machines,
+        number=placed.to_buy,
+        size=size,
+        disk_gib=disk_gib,
+        purchase=purchase,
+    )
 
 
 def _tuning(seen: Observed, asked: Task, *, begun: bool, now: datetime) -> tuple[Finding, Finding] | tuple[None, None]:

@@ -7,8 +7,11 @@ from typing import Any
 
 from kaito_operator.api import labels
 from kaito_operator.api.conditions import by_type, moment
+from kaito_operator.api.kinds import BY_NAME, NODECLAIM, Kind
 from kaito_operator.plan import Key, Manifest
 
+STEPS = {step: f"Machine{step}" for step in ("Launched", "Registered", "Initialized")}
+"""A NodeClaim's conditions → a Machine's."""
 Conditions = Mapping[str, Mapping[str, Any]]
 
 
@@ -55,8 +58,9 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """A Machine that bears the labels of the Workspace."""
+    """A Machine or NodeClaim that bears the labels of the Workspace."""
 
+    kind: Kind
     name: str
     uid: str
     owner_uid: str
@@ -69,8 +73,18 @@ class Machine:
 
     @property
     def ready(self) -> bool:
-        """Whether Karpenter's Ready is True."""
+        """Whether Karpenter's Ready is True. It stays so while the object is being deleted."""
         return is_true(self.conditions, "Ready")
+
+    @property
+    def launch_failed(self) -> bool:
+        """Whether Karpenter has tried to launch a claim in vain: it says Unknown, and has the provider's reason."""
+        launched = self.conditions.get("MachineLaunched", {})
+        waits = launched.get("reason", "") in ("", "AwaitingReconciliation")
+        return self.kind == NODECLAIM and launched.get("status") == "Unknown" and not waits
+
+    def __str__(self) -> str:
+        return f"{self.kind.kind} {self.name}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,18 +195,19 @@ def _says_workspace(entry: Mapping[str, Any]) -> bool:
 
 
 def machine(manifest: Manifest) -> Machine:
-    """Reads a Machine."""
+    """Reads a Machine, or a NodeClaim: its steps have shorter names, and are read as a Machine's."""
     meta, status = manifest["metadata"], manifest.get("status") or {}
     requirements = (manifest.get("spec") or {}).get("requirements") or ()
     sizes = [r["values"][0] for r in requirements if r["key"] == labels.INSTANCE_TYPE and r.get("values")]
     return Machine(
+        kind=BY_NAME[manifest["apiVersion"], manifest["kind"]],
         name=meta["name"],
         uid=meta["uid"],
         owner_uid=(meta.get("annotations") or {}).get(labels.WORKSPACE_UID, ""),
         instance_type=sizes[0] if sizes else "",
         created_at=moment(meta["creationTimestamp"]),
         deleting="deletionTimestamp" in meta,
-        conditions=by_type(status.get("conditions") or ()),
+        conditions=by_type({**c, "type": STEPS.get(c["type"], c["type"])} for c in status.get("conditions") or ()),
         node_name=status.get("nodeName", ""),
     )
 

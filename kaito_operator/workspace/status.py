@@ -33,13 +33,15 @@ class Standing:
     endpoint: str = ""
     tuning: Mapping[str, Any] | None = None
     """status.tuning."""
+    bought: ConditionType = ConditionType.MACHINE_READY
+    """The condition of what machines are asked for with."""
     stopped: Finding | None = None
 
     @property
     def steps(self) -> tuple[tuple[ConditionType, Finding], ...]:
         """Each gate with its condition."""
         gates = (
-            (ConditionType.MACHINE_READY, self.machine),
+            (self.bought, self.machine),
             (ConditionType.RESOURCE_READY, self.resource),
             (ConditionType.JOB_STARTED, self.job),
             (ConditionType.TUNING_SUCCEEDED, self.tuned),
@@ -59,10 +61,10 @@ class Standing:
         return min((each.look_again for each in found if each.look_again is not None), default=None)
 
 
-def stopped(why: Finding) -> Standing:
+def stopped(why: Finding, *, bought: ConditionType) -> Standing:
     """The standing of a Workspace that is not worked on."""
     behind = waits_for(ConditionType.WORKSPACE_READY)
-    return Standing(behind, behind, behind, stopped=why)
+    return Standing(behind, behind, behind, stopped=why, bought=bought)
 
 
 def conditions(standing: Standing) -> tuple[Condition, ...]:
@@ -128,12 +130,15 @@ def tuning(tuned: TuningTask | None, progress: Progress | None, *, before: objec
 
 
 def events(workspace: Workspace, wanted: Sequence[Condition]) -> tuple[Event, ...]:
-    """One for each status that changes, and for each new reason to be False. What only waits for another is silent."""
+    """One for each turn and for each new reason to be False. What only waits for another, or has only begun, is silent;
+    and of what turns True together only the last is told, which could not be without the others."""
     before = workspace.conditions
+    news = [each for each in _told_once(wanted) if _is_news(before.get(each.type, {}), each)]
+    passed = [each for each in news if each.status == "True"]
     return tuple(
         Event(workspace.ref, workspace.uid, _type(each), each.reason, f"{each.type}: {each.message}")
-        for each in _told_once(wanted)
-        if _is_news(before.get(each.type, {}), each)
+        for each in news
+        if each not in passed[:-1]
     )
 
 
@@ -145,7 +150,7 @@ def _told_once(wanted: Sequence[Condition]) -> list[Condition]:
 
 
 def _is_news(before: Mapping[str, Any], now: Condition) -> bool:
-    if now.reason == Reason.WAITING.value:
+    if now.reason == Reason.WAITING.value or (not before and now.status == "Unknown"):
         return False
     turned = before.get("status") != now.status
     return turned or (now.status == "False" and before.get("reason") != now.reason)

@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-from presets.training_config import TrainingConfigError, default_text, parse
-
 from kaito_operator.api.reasons import Reason
 from kaito_operator.api.spec import Preset, Tuning
 from kaito_operator.plan import Manifest
@@ -14,6 +12,7 @@ from kaito_operator.workspace.job_diagnosis import Result
 from kaito_operator.workspace.observe import Observed
 from kaito_operator.workspace.seen import Job, Pod
 from presets.catalog import Catalog, Model
+from presets.training_config import TrainingConfigError, default_text, parse
 
 
 @dataclass(frozen=True, slots=True)

@@ -192,6 +192,8 @@ async def test_for_json_the_metrics_have_kaitos_shape() -> None:
 async def test_the_api_describes_itself() -> None:
     async with client_of(ScriptedEngine()) as client:
         described = (await client.get("/openapi.json")).json()
-    assert set(described["paths"]) == {"/", "/healthz", "/readyz", "/metrics", "/chat"}
+    kaito, openai = {"/", "/healthz", "/readyz", "/metrics", "/chat"}, {"/v1/chat/completions", "/v1/completions"}
+    tokens = {"/tokenize", "/detokenize", "/version"}
+    assert set(described["paths"]) == kaito | openai | tokens | {"/v1/models", "/v1/models/{name}"}
     body = described["paths"]["/chat"]["post"]["requestBody"]["content"]["application/json"]["schema"]
     assert {"prompt", "messages", "return_full_text", "prefix", "generate_kwargs"} <= set(body["properties"])

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from inference_server.engines.engine import (
     Engine,
+    EngineError,
     Failed,
     Generation,
     InvalidParameters,
@@ -21,6 +22,7 @@ from inference_server.engines.engine import (
     Stopped,
 )
 from inference_server.engines.native_engine import NativeEngine
+from inference_server.engines.supervision import Failures
 from inference_server.engines.transformers_engine import TransformersEngine
 from inference_server.settings import Settings
 from tests.support.cluster import eventually
@@ -142,6 +144,35 @@ async def test_stopping_ends_what_runs_and_what_waits_and_takes_nothing_new(engi
             await waiting
         with pytest.raises(Stopped):
             await generated(engine, Generation(PROMPT, 2, GREEDY))
+
+
+UNKNOWN_TOKEN = Generation((10, 10_000), 2, GREEDY)
+"""The server lets no such id through; a fault of torch's is what it makes."""
+
+
+async def test_a_fault_ends_its_request_and_the_next_is_answered(engine: Engine, tiny_model: Path) -> None:
+    with pytest.raises(EngineError, match=r"the engine failed on .*: IndexError"):
+        await generated(engine, UNKNOWN_TOKEN)
+    wanted = (reference(tiny_model, max_new_tokens=12, **GREEDY)[0], "length")
+    assert await generated(engine, Generation(PROMPT, 12, GREEDY)) == {0: wanted}
+    assert isinstance(engine.state, Ready)
+
+
+async def test_the_third_fault_within_ten_minutes_ends_the_engine(engine: Engine) -> None:
+    for _ in range(3):
+        with pytest.raises(EngineError):
+            await generated(engine, UNKNOWN_TOKEN)
+    assert engine.state == Failed("it failed three times within ten minutes; the log has the reasons")
+
+
+def test_three_faults_far_apart_are_not_too_many() -> None:
+    times = iter([0.0, 300.0, 601.0, 899.0])
+    failures = Failures(clock=lambda: next(times))
+    found = []
+    for _ in range(4):
+        failures.add()
+        found.append(failures.too_many)
+    assert found == [False, False, False, True]
 
 
 @pytest.mark.badinput

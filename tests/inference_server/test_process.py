@@ -27,8 +27,8 @@ def test_the_port_is_open_before_the_model_is_loaded_and_readiness_follows(tiny_
         assert (first.status_code, first.json()["status"]) == (503, "loading")
         assert server.terminate() == 0
     log = (tmp_path / "log").read_text()
-    assert log.count("engine transformers") == 1
-    assert f"{tiny_model} loaded on " in log
+    assert log.count("engine native (the model is of a family it knows)") == 1
+    assert f"{tiny_model} packed on " in log
 
 
 def test_a_signal_while_the_model_loads_ends_the_process_at_once(tiny_model: Path, tmp_path: Path) -> None:
@@ -38,8 +38,8 @@ def test_a_signal_while_the_model_loads_ends_the_process_at_once(tiny_model: Pat
 
 
 def test_after_sigterm_running_answers_are_finished_and_nothing_new_is_taken(smollm2: Path, tmp_path: Path) -> None:
-    body = {"prompt": "Once upon a time", "generate_kwargs": {"max_new_tokens": 60, "min_new_tokens": 60}}
-    with serving(smollm2, log=tmp_path / "log") as server, ThreadPoolExecutor(1) as pool:
+    body = {"prompt": "Once upon a time", "generate_kwargs": {"max_new_tokens": 40, "min_new_tokens": 40}}
+    with serving(smollm2, "--grace_seconds=120", log=tmp_path / "log") as server, ThreadPoolExecutor(1) as pool:
         server.wait_until("/readyz")
         running = pool.submit(httpx.post, f"{server.url}/chat", json=body, timeout=60)
         eventually(lambda: inside(server), within=10, what="the request is running")

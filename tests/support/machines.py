@@ -53,6 +53,45 @@ def a_machine(
     }
 
 
+def a_claim(
+    *,
+    name: str = "ws0123456789",
+    labels: dict[str, str] | None = None,
+    node_class: tuple[str, str] = ("kaito.sh", "KaitoNodeClass"),
+    annotations: dict[str, str] | None = None,
+    requirements: Sequence[dict[str, Any]] = (),
+    **others: Any,
+) -> dict[str, Any]:
+    """A NodeClaim as KAITO asks for one since it left Machines."""
+    machine = a_machine(name=name, **others)
+    group, kind = node_class
+    ours = {"karpenter.sh/nodepool": "kaito", "kaito.sh/workspace": "w", "kaito.sh/workspacenamespace": "ns"}
+    asked = [
+        {"key": "karpenter.sh/nodepool", "operator": "In", "values": ["kaito"]},
+        {"key": "node.kubernetes.io/instance-type", "operator": "In", "values": ["Standard_NC12s_v3"]},
+        {"key": "kubernetes.io/os", "operator": "In", "values": ["linux"]},
+        *requirements,
+    ]
+    meta = machine["metadata"]
+    return {
+        **machine,
+        "apiVersion": "karpenter.sh/v1",
+        "kind": "NodeClaim",
+        "metadata": {
+            **meta,
+            "labels": ours if labels is None else labels,
+            "annotations": {**meta["annotations"], "karpenter.sh/do-not-disrupt": "true", **(annotations or {})},
+        },
+        "spec": {
+            "nodeClassRef": {"group": group, "kind": kind, "name": "default"},
+            "requirements": asked,
+            "resources": machine["spec"]["resources"],
+            "taints": machine["spec"]["taints"],
+            "expireAfter": "Never",
+        },
+    }
+
+
 def a_node(
     *,
     pool: str = "ws0123456789",

@@ -13,9 +13,14 @@ from tests.support.builders import NOON, seen_of
 INSTALLATION = Installation("registry.example.com/presets", "1.2.3", tuning_storage_class="kept")
 
 
-def planned(workspace: Mapping[str, Any], *others: Mapping[str, Any], now: datetime = NOON) -> Plan:
+def planned(
+    workspace: Mapping[str, Any],
+    *others: Mapping[str, Any],
+    now: datetime = NOON,
+    installation: Installation = INSTALLATION,
+) -> Plan:
     """What is planned for a Workspace in a cluster that holds the other objects."""
-    return plan(seen_of(workspace, *others), now, catalog=load_catalog(), installation=INSTALLATION)
+    return plan(seen_of(workspace, *others), now, catalog=load_catalog(), installation=installation)
 
 
 def conditions(todo: Plan) -> dict[str, tuple[str, str, str]]:

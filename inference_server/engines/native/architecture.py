@@ -82,6 +82,8 @@ def _refuse_what_is_not_implemented(family: str, config: dict[str, Any]) -> None
         raise Unsupported(f"activation {config['hidden_act']!r}")
     if config.get("quantization_config"):
         raise Unsupported("a quantised checkpoint")
+    if config.get("attention_bias"):
+        raise Unsupported("biases in the attention")
     if config.get("mlp_bias"):
         raise Unsupported("biases in the MLP")
     partial = _rope_parameters(config).get("partial_rotary_factor", config.get("partial_rotary_factor", 1.0))

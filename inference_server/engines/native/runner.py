@@ -34,7 +34,7 @@ class Runner:
             (
                 sequence,
                 greedy[row]
-                if sequence.chooser.sampling.greedy and not sequence.chooser.sampling.bends_logits
+                if sequence.chooser.plain
                 else sequence.chooser.choose(rows[row], prompt=sequence.prompt, output=sequence.output),
             )
             for row, sequence in enumerate(sequences)

@@ -7,6 +7,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from inference_server.engines.engine import TokenLogprob
+from inference_server.engines.grammar import Grammar
+from inference_server.engines.logits import punish, told
+
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
@@ -28,6 +32,8 @@ class Sampling:
     ends: tuple[int, ...] = ()
     """The tokens that end a text."""
     seed: int | None = None
+    top_logprobs: int | None = None
+    """How many alternatives to tell for each token; None tells nothing."""
 
     @property
     def greedy(self) -> bool:
@@ -52,6 +58,9 @@ class Chooser:
 
     sampling: Sampling
     generator: torch.Generator = field(default_factory=torch.Generator)
+    grammar: Grammar | None = None
+    told: tuple[TokenLogprob, ...] = ()
+    """About the last token, if asked for."""
 
     def __post_init__(self) -> None:
         if self.sampling.seed is None:
@@ -59,10 +68,27 @@ class Chooser:
         else:
             self.generator.manual_seed(self.sampling.seed)
 
+    @property
+    def plain(self) -> bool:
+        """Whether the token is the likeliest, and nothing else is asked."""
+        own = self.sampling
+        return own.greedy and not own.bends_logits and own.top_logprobs is None and self.grammar is None
+
     def choose(self, logits: Tensor, *, prompt: Sequence[int], output: Sequence[int]) -> int:
         """A token for ``logits`` [vocabulary] (float32, changed in place), given the tokens so far."""
+        before = None if self.sampling.top_logprobs is None else logits.log_softmax(dim=0)
+        token = self._choose(logits, prompt=prompt, output=output)
+        if self.grammar:
+            self.grammar.accept(token)
+        if before is not None and self.sampling.top_logprobs is not None:
+            self.told = (told(before, token, likeliest=self.sampling.top_logprobs),)
+        return token
+
+    def _choose(self, logits: Tensor, *, prompt: Sequence[int], output: Sequence[int]) -> int:
         if self.sampling.bends_logits:
             _bend(logits, self.sampling, prompt=prompt, output=output)
+        if self.grammar:
+            self.grammar.forbid(logits)
         if self.sampling.greedy:
             return int(logits.argmax())
         kept, tokens = _kept(logits / self.sampling.temperature, self.sampling)
@@ -76,9 +102,7 @@ def _bend(logits: Tensor, sampling: Sampling, *, prompt: Sequence[int], output: 
         seen = torch.tensor(sorted({*prompt, *output}), dtype=torch.long)
         at = logits[seen]
         logits[seen] = torch.where(at > 0, at / sampling.repetition_penalty, at * sampling.repetition_penalty)
-    if output and (sampling.frequency_penalty or sampling.presence_penalty):
-        tokens, counts = torch.tensor(output).unique(return_counts=True)
-        logits[tokens] -= sampling.frequency_penalty * counts + sampling.presence_penalty
+    punish(logits, output, frequency=sampling.frequency_penalty, presence=sampling.presence_penalty)
     for token, bias in sampling.logit_bias:
         logits[token] += bias
     if len(output) < sampling.min_tokens:

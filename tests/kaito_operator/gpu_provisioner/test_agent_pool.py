@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from kaito_operator.gpu_provisioner.agent_pool import NotMappable, agent_pool, disk_gb
-from tests.support.machines import a_machine
+from tests.support.machines import a_claim, a_machine
 
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
 
@@ -84,3 +84,66 @@ def test_labels_that_aks_keeps_to_itself_are_not_sent() -> None:
     }
     sent = agent_pool(a_machine(labels=reserved), cluster="prod", now=NOON)["properties"]["nodeLabels"]
     assert not set(sent) & set(reserved)
+
+
+def of_claim(**claim: Any) -> dict[str, Any]:
+    properties: dict[str, Any] = agent_pool(a_claim(**claim), cluster="prod", now=NOON)["properties"]
+    return properties
+
+
+def requirement(key: str, *values: str) -> dict[str, Any]:
+    return {"key": key, "operator": "In", "values": list(values)}
+
+
+def test_a_claim_becomes_the_pool_that_a_machine_becomes_but_for_the_labels_of_its_time() -> None:
+    machine, claim = agent_pool(a_machine(), cluster="prod", now=NOON)["properties"], of_claim()
+    assert {k: v for k, v in claim.items() if k != "nodeLabels"} == {
+        k: v for k, v in machine.items() if k != "nodeLabels"
+    }
+    assert claim["nodeLabels"] == {
+        "kaito.sh/creation-timestamp": "2026-01-02T03-04-05Z",
+        "kaito.sh/machine-type": "gpu",
+        "kaito.sh/workspace": "w",
+        "kaito.sh/workspacenamespace": "ns",
+        "karpenter.sh/nodepool": "kaito",
+    }
+
+
+def test_the_machine_type_follows_the_size_where_nobody_says() -> None:
+    size = requirement("node.kubernetes.io/instance-type", "Standard_D2s_v5")
+    claim = a_claim()
+    claim["spec"]["requirements"] = [size]
+    labels = agent_pool(claim, cluster="prod", now=NOON)["properties"]["nodeLabels"]
+    assert labels["kaito.sh/machine-type"] == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("family", "sku"),
+    [("azurelinux", "AzureLinux"), ("AzureLinux", "AzureLinux"), ("ubuntu", "Ubuntu"), ("x", "Ubuntu")],
+)
+def test_the_os_is_by_annotation(family: str, sku: str) -> None:
+    assert of_claim(annotations={"kaito.sh/node-image-family": family})["osSKU"] == sku
+
+
+SPOT = requirement("karpenter.sh/capacity-type", "spot")
+
+
+def test_spot_is_asked_for_by_naming_nothing_else() -> None:
+    spot = of_claim(requirements=[SPOT])
+    wanted = {"scaleSetPriority": "Spot", "scaleSetEvictionPolicy": "Delete", "spotMaxPrice": -1.0}
+    assert wanted.items() <= spot.items()
+    either = requirement("karpenter.sh/capacity-type", "spot", "on-demand")
+    assert "scaleSetPriority" not in of_claim(requirements=[either])
+    assert "scaleSetPriority" not in of_claim()
+
+
+def test_the_price_of_spot_may_be_bounded() -> None:
+    assert of_claim(requirements=[SPOT], annotations={"kaito.sh/spot-max-price": "0.98765"})["spotMaxPrice"] == 0.98765
+    with pytest.raises(NotMappable, match=r"write dollars an hour such as 0\.75"):
+        of_claim(requirements=[SPOT], annotations={"kaito.sh/spot-max-price": "cheap"})
+
+
+def test_zones_are_those_asked_for_and_else_left_to_azure() -> None:
+    asked = requirement("topology.kubernetes.io/zone", "eastus-2", "eastus-1")
+    assert of_claim(requirements=[asked])["availabilityZones"] == ["1", "2"]
+    assert "availabilityZones" not in of_claim()

@@ -11,29 +11,34 @@ from typing import Any
 
 import pytest
 
+from kaito_operator.api import crd
 from kaito_operator.api.labels import TERMINATION_FINALIZER
 from kaito_operator.gpu_provisioner.azure import AgentPools, connect
 from kaito_operator.gpu_provisioner.cloud import AgentPool
 from kaito_operator.gpu_provisioner.controller import provisioner_controller
+from kaito_operator.gpu_provisioner.errors import Refusal
 from kaito_operator.gpu_provisioner.observe import Observed
 from kaito_operator.gpu_provisioner.pools import Pools
 from kaito_operator.kube.client import Kube
+from kaito_operator.kube.errors import Conflict
 from kaito_operator.metrics import Metrics
-from kaito_operator.plan import Key
+from kaito_operator.plan import Key, Ref
 from kaito_operator.reconciler import Reconciler
 from kaito_operator.settings import ProvisionerSettings
 from kaito_operator.workqueue import Retry
 from local_cluster.azure import AzureStandIn
 from local_cluster.azure_machines import VirtualMachine
 from tests.support.azure import Azure, running
-from tests.support.control_plane import ApiServer
-from tests.support.machines import a_machine
+from tests.support.control_plane import ApiServer, empty, establish
+from tests.support.machines import a_claim, a_machine
+from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.controlplane, pytest.mark.money, pytest.mark.usefixtures("crds")]
 
 MACHINES, NODES = "/apis/karpenter.sh/v1alpha5/machines", "/api/v1/nodes"
+CLAIMS = "/apis/karpenter.sh/v1/nodeclaims"
 ROUND_SECONDS, IN_TIME = 10, 20.0
-MOST_WRITES, MOST_WRITES_OF_A_DELETION = 17, 4
+MOST_WRITES, MOST_WRITES_OF_A_DELETION = 19, 5
 """A life without faults takes no more of them, questions whether we still lead included."""
 _numbers = itertools.count(1)
 
@@ -99,9 +104,10 @@ class Watched:
     cloud: AgentPools
     doom: Doom
     server: ApiServer
+    objects: str
 
     async def create(self, name: str, wanted: Mapping[str, Any]) -> AgentPool:
-        live = await asyncio.to_thread(self.server.get, f"{MACHINES}/{name}")
+        live = await asyncio.to_thread(self.server.get, f"{self.objects}/{name}")
         assert live is not None
         assert TERMINATION_FINALIZER in live["metadata"]["finalizers"]
         self.doom.sending()
@@ -114,11 +120,17 @@ class Watched:
         await self.cloud.delete(name, etag=etag)
         self.doom.answer("DELETE")
 
+    async def abort(self, name: str) -> None:
+        await self.cloud.abort(name)
+
     async def get(self, name: str) -> AgentPool | None:
         return await self.cloud.get(name)
 
     async def list(self) -> list[AgentPool]:
         return await self.cloud.list()
+
+    async def outlook(self, wanted: Mapping[str, Any]) -> Refusal | None:
+        return await self.cloud.outlook(wanted)
 
     async def close(self) -> None:
         await self.cloud.close()
@@ -154,7 +166,11 @@ class Scene:
 
     @property
     def path(self) -> str:
-        return f"{MACHINES}/{self.name}"
+        return f"{self.objects}/{self.name}"
+
+    @property
+    def objects(self) -> str:
+        return CLAIMS if self.settings.objects == "nodeclaims" else MACHINES
 
     async def started(self, doom: Doom | None = None) -> Process:
         """A process that remembers nothing."""
@@ -162,7 +178,7 @@ class Scene:
         kube = await Kube.connect(
             str(self.server.kubeconfig()), field_manager="gpu-provisioner", may_write=doom.sending, counted=doom.answer
         )
-        cloud = Watched(connect(self.settings), doom, self.server)
+        cloud = Watched(connect(self.settings), doom, self.server, self.objects)
         controller = provisioner_controller(self.settings, cloud, clock=lambda: self.now)
         assert isinstance(controller.cloud, Pools)
         loop = Reconciler(controller, kube, metrics=Metrics("gpu-provisioner"), clock=lambda: self.now)
@@ -171,9 +187,9 @@ class Scene:
         return process
 
     def ask_for_it(self) -> None:
-        made = a_machine(name=self.name)
+        made = a_machine(name=self.name) if self.objects == MACHINES else a_claim(name=self.name)
         meta = {key: made["metadata"][key] for key in ("name", "labels", "annotations")}
-        self.server.ask("POST", MACHINES, {**made, "metadata": meta})
+        self.server.ask("POST", self.objects, {**made, "metadata": meta})
 
     def give_it_up(self) -> None:
         self.server.ask("DELETE", self.path)
@@ -184,6 +200,16 @@ class Scene:
     def condition(self, type: str) -> tuple[str, str]:
         conditions = ((self.machine() or {}).get("status") or {}).get("conditions") or []
         return next(((c["status"], c["reason"]) for c in conditions if c["type"] == type), ("", ""))
+
+    def told(self) -> str:
+        """What Ready says."""
+        conditions = ((self.machine() or {}).get("status") or {}).get("conditions") or []
+        return next((c["message"] for c in conditions if c["type"] == "Ready"), "")
+
+    def events(self) -> list[dict[str, Any]]:
+        """Those about the Machine."""
+        everything = self.server.ask("GET", "/api/v1/namespaces/default/events")["items"]
+        return [event for event in everything if event["involvedObject"]["name"] == self.name]
 
     def ready(self) -> bool:
         return self.condition("Ready")[0] == "True"
@@ -211,6 +237,19 @@ class Scene:
             for process in processes:
                 await process.round(self.name)
             self.now += timedelta(seconds=ROUND_SECONDS)
+
+
+@pytest.fixture
+async def claims(scene: Scene) -> AsyncIterator[Scene]:
+    """The scene with NodeClaims in place of Machines."""
+    definition = crd.definition(crd.NODECLAIM)
+    await asyncio.to_thread(establish, scene.server, definition)
+    scene.settings = scene.settings.model_copy(update={"objects": "nodeclaims"})
+    yield scene
+    path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/nodeclaims.karpenter.sh"
+    await asyncio.to_thread(empty, scene.server, definition)
+    scene.server.ask("DELETE", path)
+    await asyncio.to_thread(eventually, lambda: scene.server.get(path) is None, within=20, what="the kind is gone")
 
 
 @pytest.fixture
@@ -305,11 +344,11 @@ async def test_two_that_both_believe_to_lead_still_make_one_pool(scene: Scene) -
 
 
 async def test_a_pool_that_fails_is_said_to_and_tried_again_when_it_is_gone(scene: Scene) -> None:
-    why = {"code": "AllocationFailed", "message": "no capacity"}
+    why = {"code": "InsufficientSubnetSize", "message": "no addresses"}
     await scene.azure.fault(method="PUT", fails=why, times=1)
     scene.ask_for_it()
     process = await scene.started()
-    await scene.lived(process, until=lambda: scene.condition("MachineLaunched") == ("False", "AllocationFailed"))
+    await scene.lived(process, until=lambda: scene.condition("MachineLaunched") == ("False", "SubnetFull"))
     await scene.lived(process, until=scene.ready)
     assert (scene.left_in_cloud(), scene.creates()) == ([scene.name], [201, 201])
     between = [method for method, _ in scene.azure.calls() if method != "GET"]
@@ -345,3 +384,95 @@ async def test_an_identity_that_lost_its_role_holds_up_the_deletion_and_says_so(
     await scene.azure.heal()
     await scene.lived(process, until=scene.gone)
     assert scene.left_in_cloud() == []
+
+
+PODS, BUDGETS = "/api/v1/namespaces/{}/pods", "/apis/policy/v1/namespaces/{}/poddisruptionbudgets"
+
+
+def _a_pod_on(scene: Scene, node: str, namespace: str) -> str:
+    """A pod that a disruption budget keeps where it is; its path."""
+    container = {"name": "c", "image": "i"}
+    spec = {"nodeName": node, "containers": [container], "terminationGracePeriodSeconds": 600}
+    scene.server.ask("POST", f"/api/v1/namespaces/{namespace}/serviceaccounts", {"metadata": {"name": "default"}})
+    pod = {"metadata": {"name": "web", "labels": {"app": "web"}}, "spec": spec}
+    scene.server.ask("POST", PODS.format(namespace), pod)
+    path = f"{PODS.format(namespace)}/web"
+    running = {"type": "Ready", "status": "True"}
+    scene.server.merge(f"{path}/status", {"status": {"phase": "Running", "conditions": [running]}})
+    budget = {"metadata": {"name": "web"}, "spec": {"minAvailable": 1, "selector": {"matchLabels": {"app": "web"}}}}
+    scene.server.ask("POST", BUDGETS.format(namespace), budget)
+    return path
+
+
+async def test_a_node_is_emptied_by_leave_of_the_disruption_budgets_before_its_pool_goes(
+    scene: Scene, namespace: str
+) -> None:
+    scene.ask_for_it()
+    process = await scene.started()
+    await scene.lived(process, until=scene.ready)
+    (node,) = scene.nodes()
+    pod = _a_pod_on(scene, node, namespace)
+    scene.give_it_up()
+    await scene.lived(process, until=lambda: "web" in scene.told())
+    for _ in range(20):  # a budget has all the time there is
+        await process.round(scene.name)
+        scene.now += timedelta(seconds=ROUND_SECONDS)
+    assert scene.told() == f"failed to drain the node: 1 pod(s) ({namespace}/web) to leave"
+    kept = scene.server.ask("GET", pod)
+    assert ("deletionTimestamp" in kept["metadata"], scene.left_in_cloud()) == (False, [scene.name])
+    live = scene.server.ask("GET", f"{NODES}/{node}")
+    assert live["spec"]["unschedulable"] is True
+    assert live["metadata"]["labels"]["node.kubernetes.io/exclude-from-external-load-balancers"] == "karpenter"
+    assert live["metadata"]["ownerReferences"][0]["name"] == scene.name
+    reasons = [e["reason"] for e in scene.events()]
+    assert reasons.count("FailedDraining") == 1
+
+    scene.server.ask("DELETE", f"{BUDGETS.format(namespace)}/web")
+    await process.round(scene.name)
+    leaving = scene.server.ask("GET", pod)
+    assert ("deletionTimestamp" in leaving["metadata"], scene.left_in_cloud()) == (True, [scene.name])
+    scene.server.ask("DELETE", pod, {"gracePeriodSeconds": 0})  # as its kubelet would, once it has ended
+    await scene.lived(process, until=scene.gone)
+    assert (scene.left_in_cloud(), scene.nodes(), scene.creates()) == ([], [], [201])
+
+
+async def test_a_pod_of_another_uid_under_the_same_name_is_not_evicted(scene: Scene, namespace: str) -> None:
+    scene.ask_for_it()
+    process = await scene.started()
+    await scene.lived(process, until=scene.ready)
+    (node,) = scene.nodes()
+    pod = _a_pod_on(scene, node, namespace)
+    scene.server.ask("DELETE", f"{BUDGETS.format(namespace)}/web")
+    await process.kube.evict(Ref("v1", "Pod", "web", namespace), uid=scene.server.ask("GET", pod)["metadata"]["uid"])
+    with pytest.raises(Conflict, match="UID in the precondition"):
+        await process.kube.evict(Ref("v1", "Pod", "web", namespace), uid="another")
+
+
+async def test_a_claim_has_the_life_of_a_machine_in_the_words_of_karpenter_v1(claims: Scene) -> None:
+    claims.ask_for_it()
+    process = await claims.started()
+    await claims.lived(process, until=lambda: claims.condition("Ready")[1] == "Launching")
+    assert claims.condition("Launched") == ("Unknown", "Launching")
+    assert claims.condition("Registered") == ("Unknown", "AwaitingReconciliation")
+    await claims.lived(process, until=claims.ready)
+    claim = claims.machine()
+    assert claim is not None
+    types = {c["type"]: (c["status"], c["reason"], c["observedGeneration"]) for c in claim["status"]["conditions"]}
+    assert types == {step: ("True", step, 1) for step in ("Initialized", "Launched", "Ready", "Registered")}
+    (node,) = claims.nodes()
+    owner = claims.server.ask("GET", f"{NODES}/{node}")["metadata"]["ownerReferences"][0]
+    assert (owner["apiVersion"], owner["kind"], owner["name"]) == ("karpenter.sh/v1", "NodeClaim", claims.name)
+    claims.give_it_up()
+    await claims.lived(process, until=claims.gone)
+    assert (claims.left_in_cloud(), claims.nodes(), claims.creates()) == ([], [], [201])
+
+
+async def test_a_claim_of_another_provider_is_left_alone(claims: Scene) -> None:
+    other = a_claim(name=claims.name, labels={}, node_class=("karpenter.azure.com", "AKSNodeClass"))
+    meta = {"name": claims.name}
+    claims.server.ask("POST", CLAIMS, {**other, "metadata": meta})
+    process = await claims.started()
+    before = claims.server.now()
+    for _ in range(3):
+        assert await process.round(claims.name) is None
+    assert (before.writes(), claims.azure.calls()) == ([], [])

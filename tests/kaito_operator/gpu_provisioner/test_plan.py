@@ -10,8 +10,9 @@ from kaito_operator.gpu_provisioner.agent_pool import agent_pool, owner_tags
 from kaito_operator.gpu_provisioner.cloud import AgentPool
 from kaito_operator.gpu_provisioner.errors import UNAVAILABLE, Refusal, classified
 from kaito_operator.gpu_provisioner.known import Known, Refused
+from kaito_operator.gpu_provisioner.limits import Limits
 from kaito_operator.gpu_provisioner.observe import Observed, observe
-from kaito_operator.gpu_provisioner.plan import Limits, plan
+from kaito_operator.gpu_provisioner.plan import plan
 from kaito_operator.mirror import Mirror
 from kaito_operator.plan import CreateInCloud, Delete, DeleteInCloud, Finalizer, Key, Plan, Ref
 from tests.support.machines import a_machine, a_node

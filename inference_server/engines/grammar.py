@@ -1,0 +1,56 @@
+"""Answers that keep a JSON schema: which tokens may come next, by llguidance."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import llguidance
+import llguidance.hf
+import llguidance.torch
+from torch import Tensor
+
+from inference_server.engines.engine import InvalidParameters
+
+COMPACT = {"whitespace_flexible": False}
+"""A model that may write any space between two signs sometimes writes nothing else."""
+
+
+class Vocabulary:
+    """A model's tokens as llguidance wants them; made once, for it takes a moment."""
+
+    def __init__(self, tokenizer: Any, *, size: int) -> None:
+        self._tokens = llguidance.hf.from_tokenizer(tokenizer, n_vocab=size)
+        self._size = size
+
+    def grammar(self, schema: Mapping[str, Any]) -> "Grammar":
+        """A fresh one for this schema. Raises InvalidParameters."""
+        text = json.dumps({**schema, "x-guidance": COMPACT})
+        try:
+            source = llguidance.LLMatcher.grammar_from_json_schema(text)
+        except ValueError as error:
+            raise InvalidParameters(f"response_format: the schema cannot be used: {_first_line(error)}") from error
+        if problem := llguidance.LLMatcher.validate_grammar(source, self._tokens):
+            raise InvalidParameters(f"response_format: the schema cannot be used: {_first_line(problem)}")
+        return Grammar(llguidance.LLMatcher(self._tokens, source), size=self._size)
+
+
+class Grammar:
+    """Where one answer is in its schema."""
+
+    def __init__(self, matcher: Any, *, size: int) -> None:
+        self._matcher = matcher
+        self._mask = llguidance.torch.allocate_token_bitmask(1, size)
+
+    def forbid(self, logits: Tensor) -> None:
+        """Takes every token that cannot come next out of ``logits`` [vocabulary], in place."""
+        llguidance.torch.fill_next_token_bitmask(self._matcher, self._mask)
+        llguidance.torch.apply_token_bitmask_inplace(logits.unsqueeze(0), self._mask.to(logits.device))
+
+    def accept(self, token: int) -> None:
+        """The token that came."""
+        if not self._matcher.is_stopped():
+            self._matcher.consume_token(token)
+
+
+def _first_line(problem: object) -> str:
+    return str(problem).splitlines()[0][:200]

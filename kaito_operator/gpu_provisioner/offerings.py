@@ -1,0 +1,57 @@
+"""Which machine sizes cannot be had for now: what one Machine was refused for is not asked again for the next.
+
+Karpenter's unavailable-offerings cache, with the times of its provider for Azure.
+"""
+
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from kaito_operator.gpu_provisioner.errors import Refusal
+
+MINUTE, HOUR = 60.0, 3600.0
+ALL = "*"
+
+
+@dataclass(frozen=True, slots=True)
+class Offering:
+    """A size, on spot or on demand."""
+
+    vm_size: str
+    spot: bool = False
+
+
+@dataclass(slots=True)
+class Offerings:
+    """What was refused, and until when that holds."""
+
+    _unavailable: dict[Offering, tuple[Refusal, datetime]] = field(default_factory=dict)
+
+    def refused(self, offering: Offering, refusal: Refusal, *, now: datetime) -> None:
+        """Takes in a refusal; one that says nothing of the size is not kept."""
+        seconds = seconds_of(refusal, spot=offering.spot)
+        if seconds is None:
+            return
+        if offering.spot and "LowPriority" in refusal.message:
+            offering = Offering(ALL, spot=True)  # the quota of all spot machines
+        self._unavailable[offering] = (refusal, now + timedelta(seconds=seconds))
+
+    def unavailable(self, offering: Offering, *, now: datetime) -> Refusal | None:
+        """Why it cannot be had; ``retry_after`` is what is left of the time. None if nothing is known against it."""
+        self._unavailable = {key: kept for key, kept in self._unavailable.items() if kept[1] > now}
+        kept = self._unavailable.get(offering) or self._unavailable.get(Offering(ALL, offering.spot))
+        if kept is None:
+            return None
+        refusal, until = kept
+        return Refusal(refusal.reason, refusal.message, (until - now).total_seconds(), refusal.terminal)
+
+
+def seconds_of(refusal: Refusal, *, spot: bool) -> float | None:
+    """For how long a refusal speaks for the size; None if it speaks of something else."""
+    if refusal.reason == "QuotaExceeded":
+        whole = "Current Limit: 0" in refusal.message or (spot and "LowPriority" in refusal.message)
+        return HOUR if whole else 10 * MINUTE
+    if refusal.reason == "AllocationFailed":
+        return HOUR
+    if refusal.reason == "SkuNotAvailable":
+        return HOUR if spot else 23 * HOUR
+    return None

@@ -1,0 +1,128 @@
+"""From the sections of training_config.yaml to the configurations of peft, bitsandbytes and trl.
+
+Built from the mapping, not by way of a command line: KAITO's way flattens values to strings, which breaks every key
+whose value is a mapping.
+"""
+
+import dataclasses
+import inspect
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig
+from transformers import BitsAndBytesConfig
+from trl import SFTConfig
+
+from presets.training_config import TrainingConfig
+from presets.tuning_steps import ExitCode
+from tuning_runner.examples import Columns
+from tuning_runner.transfer_ending import StepFailed
+
+TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+FUSED_TARGETS = {
+    "falcon": ("query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"),
+    "gpt2": ("c_attn", "c_proj", "c_fc"),
+    "gpt_neox": ("query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"),
+    "phi": ("q_proj", "k_proj", "v_proj", "dense", "fc1", "fc2"),
+    "phi3": ("qkv_proj", "o_proj", "gate_up_proj", "down_proj"),
+}
+"""The linear layers of architectures that do not name theirs as llama does: model_type → names, from transformers."""
+RENAMED = {
+    "gradient_checkpointing": "activation_checkpointing",
+    "gradient_checkpointing_kwargs": "activation_checkpointing_kwargs",
+    "evaluation_strategy": "eval_strategy",
+    "no_cuda": "use_cpu",
+    "max_seq_length": "max_length",
+}
+"""Arguments of earlier versions → of this one."""
+DROPPED = ("logging_dir", "overwrite_output_dir", "tokenizer", "tokenizer_name_or_path", "report_to", "output_dir")
+"""Without effect here: the runner decides where results go, and tells its progress itself."""
+LONGEST_EXAMPLE = 2048
+"""Tokens by default, or the model's context if that is shorter."""
+SEED = 42
+
+
+def lora(config: TrainingConfig, *, model_type: str) -> LoraConfig:
+    """The adapter. Target modules by the model's family unless the configuration names some."""
+    section = dict(config.sections.get("LoraConfig", {}))
+    _known("LoraConfig", section, [field.name for field in dataclasses.fields(LoraConfig)])
+    section.setdefault("target_modules", list(FUSED_TARGETS.get(model_type, TARGETS)))
+    return _built("LoraConfig", LoraConfig, {**section, "task_type": "CAUSAL_LM"})
+
+
+def quantization(config: TrainingConfig) -> BitsAndBytesConfig | None:
+    """How the frozen base is quantised; None if it is not."""
+    if not config.bits:
+        return None
+    section = dict(config.sections.get("QuantizationConfig", {}))
+    _known("QuantizationConfig", section, [*inspect.signature(BitsAndBytesConfig.__init__).parameters])
+    return _built("QuantizationConfig", BitsAndBytesConfig, section)
+
+
+def dtype(config: TrainingConfig) -> torch.dtype:
+    """What the base model is computed in: bfloat16 unless ModelConfig says otherwise."""
+    section = config.sections.get("ModelConfig", {})
+    name = str(section.get("dtype") or section.get("torch_dtype") or "bfloat16").removeprefix("torch.")
+    found = torch.bfloat16 if name == "auto" else getattr(torch, name, None)
+    if not isinstance(found, torch.dtype):
+        raise StepFailed(ExitCode.CONFIG_INVALID, f"ModelConfig.torch_dtype: there is no {name!r}; write bfloat16")
+    return found
+
+
+def arguments(config: TrainingConfig, *, checkpoints: Path, context: int, packs: bool) -> SFTConfig:
+    """How it is trained. ``context``: tokens that the model can read; ``packs``: whether examples may share a row."""
+    section = {RENAMED.get(key, key): value for key, value in config.sections.get("TrainingArguments", {}).items()}
+    _known("TrainingArguments", section, [*(f.name for f in dataclasses.fields(SFTConfig)), *DROPPED])
+    on_gpu = torch.cuda.is_available()
+    chosen = {
+        "bf16": on_gpu and torch.cuda.is_bf16_supported(),
+        "activation_checkpointing": on_gpu,
+        "logging_steps": 1,
+        "max_length": min(LONGEST_EXAMPLE, context),
+        "packing": packs,
+        "seed": SEED,
+        "use_cpu": not on_gpu,
+        **{key: value for key, value in section.items() if key not in DROPPED},
+        "disable_tqdm": True,
+        "output_dir": str(checkpoints),
+        "report_to": "none",
+    }
+    return _built("TrainingArguments", SFTConfig, chosen)
+
+
+def columns(config: TrainingConfig) -> Columns:
+    """Which columns of the data have what."""
+    section = config.sections.get("DatasetConfig", {})
+    return Columns(
+        messages=str(section.get("messages_column") or ""),
+        context=str(section.get("context_column") or ""),
+        response=str(section.get("response_column") or "") if section.get("context_column") else "",
+    )
+
+
+def held_back(config: TrainingConfig) -> float:
+    """The share of the examples that the loss is evaluated on, and that is not trained on."""
+    given = config.sections.get("DatasetConfig", {}).get("train_test_split", 1)
+    if not isinstance(given, int | float) or isinstance(given, bool) or not 0 < given <= 1:
+        told = "DatasetConfig.train_test_split: write the share to train on, above 0 and at most 1"
+        raise StepFailed(ExitCode.CONFIG_INVALID, told)
+    return 1 - float(given)
+
+
+def _known(section: str, given: Mapping[str, Any], names: Sequence[str]) -> None:
+    for key in given:
+        if key not in names:
+            nearest = get_close_matches(key, names, n=1)
+            hint = f"; did you mean {nearest[0]}?" if nearest else ""
+            raise StepFailed(ExitCode.CONFIG_INVALID, f"{section}.{key}: there is no such key{hint}")
+
+
+def _built(section: str, made: Any, values: Mapping[str, Any]) -> Any:
+    """The library's own checks become one line that names the section."""
+    try:
+        return made(**values)
+    except (TypeError, ValueError, ImportError) as error:
+        raise StepFailed(ExitCode.CONFIG_INVALID, f"{section}: {' '.join(str(error).split())}") from error
