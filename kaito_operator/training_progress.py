@@ -37,6 +37,8 @@ class Told(BaseModel, frozen=True):
 class ProgressBoard:
     """The last progress of each training pod, by namespace and name; forgotten when it trains no more."""
 
+    port: int = HTTP_PORT
+    every_seconds: float = EVERY_SECONDS
     _by_pod: dict[tuple[str, str], Progress] = field(default_factory=dict)
 
     def of(self, key: Key, pod: str) -> Progress | None:
@@ -47,9 +49,9 @@ class ProgressBoard:
         """Asks every training pod now and then, until cancelled; whom it concerns gets a pass."""
         async with aiohttp.ClientSession(timeout=TIMEOUT) as session:
             while True:
-                await asyncio.sleep(EVERY_SECONDS)
+                await asyncio.sleep(self.every_seconds)
                 at_work = list(_training(mirror))
-                told = await asyncio.gather(*(_ask(session, address) for _, _, address in at_work))
+                told = await asyncio.gather(*(_ask(session, address, port=self.port) for _, _, address in at_work))
                 now = {(key.namespace, pod): each for (key, pod, _), each in zip(at_work, told, strict=True) if each}
                 moved = [key for key, pod, _ in at_work if now.get((key.namespace, pod)) != self.of(key, pod)]
                 self._by_pod = now
@@ -69,11 +71,11 @@ def _training(mirror: Mirror) -> list[tuple[Key, str, str]]:
     return found
 
 
-async def _ask(session: aiohttp.ClientSession, address: str) -> Progress | None:
+async def _ask(session: aiohttp.ClientSession, address: str, *, port: int) -> Progress | None:
     """A trainer that does not answer is busy, or still loads its libraries; the next look tells."""
     host = f"[{address}]" if ":" in address else address
     try:
-        async with session.get(f"http://{host}:{HTTP_PORT}/progress") as answer:
+        async with session.get(f"http://{host}:{port}/progress") as answer:
             told = Told.model_validate_json(await answer.content.read(65536))
     except (aiohttp.ClientError, TimeoutError, ValidationError) as error:
         log.debug("no progress from %s: %s", address, error)

@@ -11,7 +11,7 @@ from kaito_operator.kube.client import Kube
 from tests.support import control_plane
 from tests.support.control_plane import ApiServer
 
-pytest_plugins = ["tests.support.golden", "tests.support.cases"]
+pytest_plugins = ["tests.support.golden", "tests.support.cases", "tests.support.failures"]
 
 ROOT = Path(__file__).parent.parent
 _numbers = itertools.count(1)

@@ -74,9 +74,12 @@ def _forced(pod: Manifest, now: datetime, *, by: datetime | None) -> int | None:
 def _must_leave(pod: Manifest, now: datetime) -> bool:
     meta = pod["metadata"]
     ends = meta.get("deletionTimestamp")
-    stuck = bool(ends) and now - moment(ends) > STUCK
+    if ends and now - moment(ends) > STUCK:
+        return False
     mirrored = "kubernetes.io/config.mirror" in (meta.get("annotations") or {})
-    return not (_ended(pod) or stuck or mirrored or _tolerates_the_cordon(pod))
+    # one that has ended and is being deleted stays in the API until its kubelet has said so; without one, for a minute
+    ended = _ended(pod) and not ends
+    return not (ended or mirrored or _tolerates_the_cordon(pod))
 
 
 def _ended(pod: Manifest) -> bool:

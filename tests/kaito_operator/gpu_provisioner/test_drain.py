@@ -95,6 +95,12 @@ def test_a_pod_that_is_on_its_way_is_waited_for_and_not_asked_twice() -> None:
     assert drain == Drain((), "2 pod(s) (team/plain, team/critical) to leave")
 
 
+def test_a_pod_that_has_ended_and_is_being_deleted_is_waited_for_until_its_kubelet_has_said_so() -> None:
+    ended = {**ending(PLAIN, due=-20), "status": {"phase": "Succeeded"}}
+    assert drained([ended], [], NOON, by=None) == Drain((), "1 pod(s) (team/plain) to leave")
+    assert drained([{**ending(PLAIN, due=61), "status": {"phase": "Failed"}}], [], NOON, by=None) == Drain()
+
+
 def test_a_pod_that_may_not_be_disrupted_is_waited_for() -> None:
     assert drained([KEPT, PLAIN], [], NOON, by=None).evict == (eviction("plain"),)
     assert drained([KEPT], [], NOON, by=None) == Drain((), "1 pod(s) (team/kept) to leave")
