@@ -73,6 +73,7 @@ class Supervisor:
             await self._system_node(nodes)
             processes.check(self._programs)
             await self._surroundings(nodes)
+            await processes.first_yes(lambda: _takes_pods(api), programs=self._programs, within=30)
             await self._finish(bare=bare)
             await asyncio.Event().wait()
         finally:
@@ -161,6 +162,11 @@ class Supervisor:
 
     def _say(self, outcome: Outcome, text: str) -> None:
         self._directory.report(outcome, text)
+
+
+async def _takes_pods(api: Api) -> bool:
+    """Whether the controller manager has made the service account without which no pod is admitted."""
+    return await api.get("/api/v1/namespaces/default/serviceaccounts/default") is not None
 
 
 async def serve(app: web.Application, *, port: int) -> None:
