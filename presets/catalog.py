@@ -1,22 +1,24 @@
 """What can run, and on which machines: the models under ``models/`` and the table of instance types, frozen."""
 
 import dataclasses
-from collections.abc import Mapping
-from difflib import get_close_matches
+from collections.abc import Iterable, Mapping
+from difflib import SequenceMatcher, get_close_matches
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import yaml
-from pydantic import ConfigDict, Field, ValidationError
-from pydantic.dataclasses import dataclass
+from pydantic import ValidationError
+
+from presets.rows import Gpu as Gpu
+from presets.rows import InstanceType as InstanceType
+from presets.rows import Model as Model
 
 HERE = Path(__file__).parent
+ALIKE = 0.05
+"""How much less alike than the nearest a name may be and still be offered."""
 
-EXACT = ConfigDict(extra="forbid", strict=True)
-Positive = Annotated[int, Field(gt=0)]
-Count = Annotated[int, Field(ge=0)]
-Row = TypeVar("Row", "Model", "InstanceType")
+Row = TypeVar("Row", Model, InstanceType, Gpu)
 
 
 class CatalogError(Exception):
@@ -33,94 +35,97 @@ class UnknownModel(Exception):
         super().__init__(f"there is no preset {name!r}; {hint}")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, config=EXACT)
-class Model:
-    """One preset: what it needs and how it is served. Memory and disk in GiB."""
-
-    name: str
-    access: Literal["public", "private"]
-    """Private: no image may be published, the Workspace names one."""
-    image_tag: str = ""
-    """The tag of KAITO 0.3.0's image; ours carry the version of this project."""
-    disk_gib: Positive
-    gpus: Positive
-    """GPUs that one replica uses, where the machine has any."""
-    total_memory_gib: Positive
-    """Of all its GPUs together; of the machine's RAM where it runs on processors."""
-    per_gpu_memory_gib: Count = 0
-    cpu: bool = False
-    """Whether it is of use without a GPU."""
-    distributed: bool = False
-    """Whether one replica may spread over several machines."""
-    tuning: bool = False
-    arguments: Mapping[str, str]
-    """Of the inference server, ``--key=value``."""
-    readiness_seconds: Positive = 1800
-    """How long it may take from the start of the container to the first answer."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, config=EXACT)
-class InstanceType:
-    """One size of virtual machine. ``gpu_memory_gib`` is of all its GPUs together."""
-
-    name: str
-    gpus: Count = 0
-    gpu_model: str = ""
-    gpu_memory_gib: Count = 0
-    cpus: Positive
-    memory_gib: Positive
-    retired: bool = False
-
-
 @dataclasses.dataclass(frozen=True, slots=True)
 class Catalog:
     """All models and instance types by their names; look-ups do not mind upper or lower case."""
 
     models: Mapping[str, Model]
     instance_types: Mapping[str, InstanceType]
+    gpus: Mapping[str, Gpu]
     _models: Mapping[str, Model] = dataclasses.field(init=False, repr=False)
     _instance_types: Mapping[str, InstanceType] = dataclasses.field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_models", {name.lower(): row for name, row in self.models.items()})
+        object.__setattr__(self, "_models", {name.lower(): row for row in self.models.values() for name in _names(row)})
         object.__setattr__(self, "_instance_types", {name.lower(): row for name, row in self.instance_types.items()})
 
     def model(self, name: str) -> Model:
-        """The model of this name. Raises UnknownModel."""
+        """The model of this name, alias or Hub id. Raises UnknownModel."""
         try:
             return self._models[name.lower()]
         except KeyError:
             raise UnknownModel(name, nearest=_nearest(name, self.models)) from None
 
+    def gpu(self, size: InstanceType) -> Gpu | None:
+        """The card of a machine; None if it has none."""
+        return self.gpus[size.gpu_model] if size.gpu_model else None
+
+    def gpu_bytes(self, size: InstanceType) -> int:
+        """What a program can have of each GPU of a machine; 0 if it has none. A part of a card has that part of it."""
+        card = self.gpu(size)
+        if card is None:
+            return 0
+        of_card = min(1.0, size.gpu_memory_gib / (size.gpus * card.memory_gib))
+        return int((card.memory_mib << 20) * of_card)
+
     def instance_type(self, name: str) -> InstanceType | None:
         """The instance type of this name; None if the table does not know it, though Azure may."""
         return self._instance_types.get(name.lower())
 
+    def tunable_like(self, name: str) -> tuple[str, ...]:
+        """The names of models most like this one that can be tuned: first those it is a variant of."""
+        able = [each.name for each in self.models.values() if each.tuning]
+        return tuple(base for base in able if name.lower().startswith(base.lower())) or _nearest(name, able)
+
     def like(self, instance_type: str) -> tuple[str, ...]:
         """The names of instance types most like this one, best first, at most three."""
-        return _nearest(instance_type, self.instance_types)
+        return _nearest(instance_type, (size.name for size in self.instance_types.values() if not size.retired))
 
 
-def _nearest(name: str, known: Mapping[str, object]) -> tuple[str, ...]:
+def _nearest(name: str, known: Iterable[str]) -> tuple[str, ...]:
+    """At most three names: those that begin so, else those about as near as the nearest; of a family whose names differ
+    by a digit that is the one meant."""
     lower = {one.lower(): one for one in known}
-    return tuple(lower[close] for close in get_close_matches(name.lower(), lower, n=3, cutoff=0.6))
+    if begun := [one for one in sorted(lower, key=len) if one.startswith(name.lower())]:
+        return tuple(lower[one] for one in begun[:3])
+    close = get_close_matches(name.lower(), lower, n=3, cutoff=0.6)
+    likeness = [SequenceMatcher(None, each, name.lower()).ratio() for each in close]
+    return tuple(lower[each] for each, like in zip(close, likeness, strict=True) if like >= likeness[0] - ALIKE)
 
 
 @lru_cache(maxsize=1)
 def load_catalog() -> Catalog:
     """The catalogue of this distribution, read once. Raises CatalogError."""
-    return read_catalog(HERE / "models", HERE / "instance_types.yaml")
+    return read_catalog(HERE / "models", HERE / "instance_types.yaml", HERE / "gpus.yaml")
 
 
-def read_catalog(models: Path, instance_types: Path) -> Catalog:
-    """The catalogue of a directory of models and a table of instance types. Raises CatalogError."""
+def read_catalog(models: Path, instance_types: Path, gpus: Path) -> Catalog:
+    """The catalogue of a directory of models and tables of instance types and cards. Raises CatalogError."""
     known: dict[str, Model] = {}
     for path in sorted(models.glob("*.yaml")):
         rows = read_table(path, of=Model)
         if twice := known.keys() & rows.keys():
             raise CatalogError(f"{path.name}: {min(twice)}: another file has a model of this name")
         known |= rows
-    return Catalog(models=known, instance_types=read_table(instance_types, of=InstanceType))
+    _check_names(known.values())
+    cards, sizes = read_table(gpus, of=Gpu), read_table(instance_types, of=InstanceType)
+    for size in sizes.values():
+        if size.gpu_model and size.gpu_model not in cards:
+            raise CatalogError(f"{instance_types.name}: {size.name}.gpu_model: {gpus.name} has no {size.gpu_model}")
+    return Catalog(models=known, instance_types=sizes, gpus=cards)
+
+
+def _names(model: Model) -> tuple[str, ...]:
+    """All names a model is found by."""
+    return (model.name, model.hub, *model.aliases)
+
+
+def _check_names(models: Iterable[Model]) -> None:
+    owners: dict[str, str] = {}
+    for model in models:
+        for name in _names(model):
+            if owners.setdefault(name.lower(), model.name) != model.name:
+                raise CatalogError(f"{model.name} and {owners[name.lower()]} are both called {name}")
 
 
 def read_table(path: Path, *, of: type[Row]) -> dict[str, Row]:

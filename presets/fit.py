@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from presets.catalog import Catalog, InstanceType, Model
+from presets.estimate import GIB, SHORTEST_CONTEXT, Load, layered, serving
 
 SHARE_FOR_PODS = 0.75
 """AKS keeps back at most a quarter of a machine's memory for itself (its kube-reserved table: 25 % of the first 4 GiB,
@@ -28,23 +29,40 @@ class Misfit:
 def fits(model: Model, instance_type: InstanceType, count: int, *, catalog: Catalog) -> Fit | Misfit:
     """Whether ``count`` machines of this size serve the model. Every replica of a model that cannot spread over
     machines must fit on one of them."""
-    if problems := _problems(model, instance_type, count):
-        return Misfit(problems=problems, sizes=smallest(model, count, catalog=catalog))
+    if problems := _problems(model, instance_type, count, catalog=catalog):
+        return Misfit(problems=problems, sizes=smallest(model, count, catalog=catalog, cloud=instance_type.cloud))
     return Fit(gpus_per_node=instance_type.gpus)
 
 
-def smallest(model: Model, count: int, *, catalog: Catalog) -> tuple[str, ...]:
-    """The smallest sizes still sold that serve the model on ``count`` machines, smallest first."""
-    serving = [
-        size for size in catalog.instance_types.values() if not size.retired and not _problems(model, size, count)
-    ]
-    serving.sort(key=lambda size: (size.gpu_memory_gib, size.gpus, size.memory_gib, size.cpus, size.name))
-    return tuple(size.name for size in serving[:SUGGESTIONS])
+def smallest(model: Model, count: int, *, catalog: Catalog, cloud: str = "azure") -> tuple[str, ...]:
+    """The smallest sizes of a cloud still sold that serve the model on ``count`` machines, smallest first."""
+    serving_sizes = list(fitting(model, count, catalog=catalog, cloud=cloud))
+    serving_sizes.sort(key=lambda size: (size.gpu_memory_gib, size.gpus, size.memory_gib, size.cpus, size.name))
+    return tuple(size.name for size in serving_sizes[:SUGGESTIONS])
 
 
-def _problems(model: Model, size: InstanceType, count: int) -> tuple[str, ...]:
+def fitting(model: Model, count: int, *, catalog: Catalog, cloud: str = "azure") -> tuple[InstanceType, ...]:
+    """All sizes of a cloud still sold that serve the model on ``count`` machines."""
+    return tuple(
+        size
+        for size in catalog.instance_types.values()
+        if size.cloud == cloud and not size.retired and not _problems(model, size, count, catalog=catalog)
+    )
+
+
+def _problems(model: Model, size: InstanceType, count: int, *, catalog: Catalog) -> tuple[str, ...]:
     if not size.gpus:
         return _without_gpus(model, size)
+    card = catalog.gpu(size)
+    if card is not None and card.maker != "nvidia":
+        return (f"{size.name} has {card.name} GPUs, the preset images are built for those of NVIDIA",)
+    if model.states_need:
+        return _against_the_stated_need(model, size, count)
+    return _against_the_estimate(model, size, room=catalog.gpu_bytes(size))
+
+
+def _against_the_stated_need(model: Model, size: InstanceType, count: int) -> tuple[str, ...]:
+    """KAITO's own figures for its presets: what runs there is to run here."""
     machines = count if model.distributed else 1
     gpus, memory, per_gpu = machines * size.gpus, machines * size.gpu_memory_gib, size.gpu_memory_gib // size.gpus
     has = f"{machines} × {size.name} has" if machines > 1 else f"{size.name} has"
@@ -55,6 +73,16 @@ def _problems(model: Model, size: InstanceType, count: int) -> tuple[str, ...]:
         f"{model.total_memory_gib} GiB of GPU memory, {has} {memory} GiB": memory < model.total_memory_gib,
     }
     return tuple(f"{model.name} needs {need}" for need, unmet in needs.items() if unmet)
+
+
+def _against_the_estimate(model: Model, size: InstanceType, *, room: int) -> tuple[str, ...]:
+    """The shortest context that is of use has to fit, layers spread over the GPUs of one machine."""
+    shortest = Load(context=min(SHORTEST_CONTEXT, model.architecture.context))
+    needed = serving(model.weights, shortest, split=layered(model.architecture, size.gpus)).total
+    if needed <= room:
+        return ()
+    each = f" on each of {_gpus(size.gpus)}" if size.gpus > 1 else " of GPU memory"
+    return (f"{model.name} needs {needed / GIB:.1f} GiB{each}, {size.name} gives {room / GIB:.1f} GiB",)
 
 
 def _without_gpus(model: Model, size: InstanceType) -> tuple[str, ...]:

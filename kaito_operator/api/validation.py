@@ -162,8 +162,9 @@ def _tuning(tuning: Tuning, *, resource: Resource, catalog: Catalog) -> Iterator
     yield from _size(tuning.preset, resource=resource, catalog=catalog)
     model = _model(tuning.preset, catalog=catalog)
     if model is not None and not model.tuning:
-        able = ", ".join(sorted(name for name, each in catalog.models.items() if each.tuning))
-        yield Problem("tuning.preset.name", f"{model.name} cannot be tuned; these can: {able}", Reason.UNKNOWN_PRESET)
+        able = " and ".join(catalog.tunable_like(model.name)) or "others"
+        told = f"{model.name} cannot be tuned; {able} can, `kaito models --tuning` lists all"
+        yield Problem("tuning.preset.name", told, Reason.UNKNOWN_PRESET)
     if tuning.method.lower() not in METHODS:
         yield Problem("tuning.method", "write lora or qlora")
     yield from _source(tuning.input, at="tuning.input")

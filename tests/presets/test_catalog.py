@@ -1,11 +1,25 @@
 """The catalogue: what is in it, how it is asked, and what it says of broken data."""
 
 import dataclasses
+import re
 from pathlib import Path
 
 import pytest
 
-from presets.catalog import CatalogError, InstanceType, Model, UnknownModel, load_catalog, read_catalog, read_table
+from presets.architecture import parameters
+from presets.catalog import (
+    HERE,
+    CatalogError,
+    Gpu,
+    InstanceType,
+    Model,
+    UnknownModel,
+    load_catalog,
+    read_catalog,
+    read_table,
+)
+from presets.estimate import weight_bytes
+from presets.estimate_tuning import adapter_parameters
 
 CATALOG = load_catalog()
 
@@ -38,12 +52,50 @@ def test_a_preset_of_kaito_needs_what_it_needs_there(name: str) -> None:
     assert facts == KAITO_0_3[name]
 
 
-def test_besides_kaitos_there_is_the_embedded_model_alone() -> None:
-    assert set(CATALOG.models) == {*KAITO_0_3, "smollm2-135m-instruct"}
+def test_besides_kaitos_there_is_a_current_set() -> None:
+    more = CATALOG.models.keys() - KAITO_0_3
+    assert "smollm2-135m-instruct" in more
+    assert len(more) > 40
 
 
-def test_only_the_embedded_model_runs_without_a_gpu() -> None:
-    assert [model.name for model in CATALOG.models.values() if model.cpu] == ["smollm2-135m-instruct"]
+def test_what_runs_without_a_gpu_is_small() -> None:
+    on_processors = [model for model in CATALOG.models.values() if model.cpu]
+    assert {model.name for model in on_processors}.isdisjoint(KAITO_0_3)
+    assert max(model.parameters for model in on_processors) < 5e9
+
+
+@pytest.mark.parametrize("name", CATALOG.models)
+def test_a_row_is_complete_and_agrees_with_its_architecture(name: str) -> None:
+    """Published counts against what the shapes come to: a wrong digit in either is seen."""
+    model = CATALOG.models[name]
+    assert parameters(model.architecture) == pytest.approx(model.parameters, rel=0.03)
+    assert weight_bytes(model.weights) == pytest.approx(model.file_bytes, rel=0.03)
+    assert model.active_parameters <= model.parameters
+    assert re.fullmatch(r"[\w.-]+/[\w.-]+", model.hub)
+    assert model.license
+    assert model.tuning == bool(model.target_modules) or name in KAITO_0_3
+    if model.tuning:
+        assert adapter_parameters(model.architecture, rank=8, targets=model.target_modules) > 0
+    assert (model.arguments["pipeline"] == "conversational") <= model.chat
+    a = model.architecture
+    assert a.heads % a.kv_heads == 0
+    assert a.windowed_layers <= a.layers
+    assert (a.window > 0) == (a.windowed_layers > 0)
+
+
+def test_gated_models_are_not_published_as_images() -> None:
+    assert [model.name for model in CATALOG.models.values() if model.gated and model.access != "private"] == []
+
+
+@pytest.mark.parametrize("alias", ["microsoft/Phi-4", "phi-4-mini", "PHI-3-MINI", "meta-llama/llama-3.1-8b-instruct"])
+def test_a_model_is_found_by_alias_and_by_its_id_on_the_hub(alias: str) -> None:
+    model = CATALOG.model(alias)
+    assert alias.lower() in {model.hub.lower(), *model.aliases}
+
+
+def test_every_alias_is_a_name_of_one_model_alone() -> None:
+    names = [n.lower() for m in CATALOG.models.values() for n in {m.name, m.hub, *m.aliases}]
+    assert len(names) == len(set(names))
 
 
 def test_only_the_large_llamas_spread_over_machines() -> None:
@@ -122,21 +174,84 @@ def test_a_broken_row_is_named_with_file_row_and_field(tmp_path: Path, content: 
         read_table(table, of=InstanceType)
 
 
+ARCHITECTURE = (
+    "{layers: 2, hidden: 64, heads: 4, kv_heads: 2, head_size: 16, intermediate: 128, vocabulary: 1000, context: 512}"
+)
+ROW = f"access: public, hub: o/n, license: mit, parameters: 190464, architecture: {ARCHITECTURE}"
+
+
+def read(tmp_path: Path, **files: str) -> None:
+    """A catalogue of these model files, with the real tables beside."""
+    for name, content in files.items():
+        (tmp_path / f"{name}.yaml").write_text(content)
+    read_catalog(tmp_path, HERE / "instance_types.yaml", HERE / "gpus.yaml")
+
+
 @pytest.mark.badinput
 def test_two_files_may_not_have_one_model(tmp_path: Path) -> None:
-    row = "m: {access: public, disk_gib: 1, gpus: 1, total_memory_gib: 1, arguments: {}}"
-    for name in ("one.yaml", "two.yaml"):
-        (tmp_path / name).write_text(row)
-    sizes = tmp_path / "sizes"
-    sizes.write_text("a: {cpus: 2, memory_gib: 8}")
     with pytest.raises(CatalogError, match=r"^two\.yaml: m: another file has a model of this name"):
-        read_catalog(tmp_path, sizes)
+        read(tmp_path, one=f"m: {{{ROW}}}", two=f"m: {{{ROW}}}")
 
 
-def test_a_row_is_read_whole(tmp_path: Path) -> None:
-    table = tmp_path / "models.yaml"
-    table.write_text("m: {access: private, disk_gib: 5, gpus: 2, total_memory_gib: 9, arguments: {torch_dtype: auto}}")
-    wanted = Model(
-        name="m", access="private", disk_gib=5, gpus=2, total_memory_gib=9, arguments={"torch_dtype": "auto"}
-    )
-    assert read_table(table, of=Model) == {"m": wanted}
+@pytest.mark.badinput
+def test_two_models_may_not_have_one_name(tmp_path: Path) -> None:
+    with pytest.raises(CatalogError, match=r"^n and m are both called o/n"):
+        read(tmp_path, one=f"m: {{{ROW}}}\nn: {{{ROW}}}")
+
+
+@pytest.mark.badinput
+def test_a_size_with_a_card_nobody_knows_is_named(tmp_path: Path) -> None:
+    (tmp_path / "sizes.yaml").write_text("a: {cpus: 2, memory_gib: 8, gpus: 1, gpu_model: B9000, gpu_memory_gib: 8}")
+    with pytest.raises(CatalogError, match=r"^sizes\.yaml: a\.gpu_model: gpus\.yaml has no B9000"):
+        read_catalog(tmp_path / "none", tmp_path / "sizes.yaml", HERE / "gpus.yaml")
+
+
+BROKEN_MODELS = {
+    f"m: {{{ROW}, layers: 3}}": "m.layers: Unexpected keyword argument",
+    f"m: {{{ROW.replace('layers: 2', 'layers: 0')}}}": "m.architecture.layers: Input should be greater than 0",
+    f"m: {{{ROW.replace('layers: 2', 'layers: two')}}}": "m.architecture.layers: Input should be a valid integer",
+    f"m: {{{ROW.replace('layers: 2, ', '')}}}": "m.architecture.layers: Field required",
+    f"m: {{{ROW.replace('public', 'open')}}}": "m.access: Input should be 'public' or 'private'",
+    f"m: {{{ROW}, gated: 'yes'}}": "m.gated: Input should be a valid boolean",
+    f"m: {{{ROW}, dtype: int4}}": "m.dtype: Input should be 'bfloat16', 'float16' or 'float32'",
+}
+
+
+@pytest.mark.badinput
+@pytest.mark.parametrize("content", BROKEN_MODELS)
+def test_a_broken_model_is_named_with_file_row_and_field(tmp_path: Path, content: str) -> None:
+    with pytest.raises(CatalogError) as caught:
+        read(tmp_path, models=content)
+    assert str(caught.value) == f"models.yaml: {BROKEN_MODELS[content]}"
+
+
+def test_what_a_row_leaves_out_follows_from_its_architecture(tmp_path: Path) -> None:
+    (tmp_path / "models.yaml").write_text(f"m: {{{ROW}, chat: true}}")
+    model = read_table(tmp_path / "models.yaml", of=Model)["m"]
+    assert model.file_bytes == 2 * parameters(model.architecture)
+    assert model.total_memory_gib == 1  # CUDA's own part, rounded up
+    assert model.disk_gib == 81  # its own GiB, and 80 for system and images
+    assert model.arguments == {"torch_dtype": "bfloat16", "pipeline": "conversational"}
+    assert model.readiness_seconds == 1800
+    assert not model.states_need
+
+
+@pytest.mark.parametrize("name", [n for n, size in CATALOG.instance_types.items() if size.gpus])
+def test_a_program_finds_less_of_a_card_than_the_cloud_says_and_not_much_less(name: str) -> None:
+    size = CATALOG.instance_types[name]
+    stated = (size.gpu_memory_gib << 30) / size.gpus
+    assert 0.92 * stated <= CATALOG.gpu_bytes(size) <= stated * (1 + 1 / 128)  # H100 NVL has a little more than its 94
+
+
+def test_a_part_of_a_card_has_that_part_of_it() -> None:
+    whole, sixth = CATALOG.instance_types["Standard_NV36ads_A10_v5"], CATALOG.instance_types["Standard_NV6ads_A10_v5"]
+    assert CATALOG.gpu_bytes(sixth) * 6 == pytest.approx(CATALOG.gpu_bytes(whole), rel=1e-6)
+
+
+def test_a_machine_without_gpus_has_no_memory_of_them() -> None:
+    assert CATALOG.gpu_bytes(CATALOG.instance_types["Standard_D2s_v5"]) == 0
+
+
+def test_every_card_is_of_some_machine() -> None:
+    assert {size.gpu_model for size in CATALOG.instance_types.values() if size.gpus} == set(CATALOG.gpus)
+    assert all(isinstance(card, Gpu) for card in CATALOG.gpus.values())

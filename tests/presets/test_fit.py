@@ -1,10 +1,12 @@
 """Whether a model fits on a machine: GPUs, memory of each and of all, RAM where there is no GPU."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from presets.catalog import Catalog, InstanceType, Model, load_catalog
+from presets.catalog import Catalog, InstanceType, load_catalog
 from presets.fit import Fit, Misfit, fits, smallest
 
 CATALOG = load_catalog()
@@ -59,13 +61,46 @@ def test_more_machines_do_not_help_a_model_that_stays_on_one() -> None:
 
 
 def test_on_processors_the_machine_keeps_a_part_of_its_memory() -> None:
-    model = Model(name="m", access="public", disk_gib=1, gpus=1, total_memory_gib=7, cpu=True, arguments={})
+    model = replace(CATALOG.model("smollm2-135m-instruct"), name="m", total_memory_gib=7)
     small = InstanceType(name="small", cpus=2, memory_gib=8)
     large = InstanceType(name="large", cpus=2, memory_gib=16)
-    catalog = Catalog(models={"m": model}, instance_types={"small": small, "large": large})
+    catalog = Catalog(models={"m": model}, instance_types={"small": small, "large": large}, gpus={})
     assert fits(model, large, 1, catalog=catalog) == Fit(gpus_per_node=0)
     assert fits(model, small, 1, catalog=catalog) == Misfit(
         problems=("m needs 7 GiB of memory, small gives pods about 6 GiB",), sizes=("large",)
+    )
+
+
+@pytest.mark.parametrize(
+    ("model", "fits_on", "too_small"),
+    [
+        ("phi-4-mini-instruct", "Standard_NV18ads_A10_v5", "Standard_NV12ads_A10_v5"),
+        ("llama-3.1-8b-instruct", "Standard_NV36ads_A10_v5", "Standard_NC4as_T4_v3"),
+        ("gpt-oss-120b", "Standard_NC24ads_A100_v4", "Standard_NV72ads_A10_v5"),
+        ("llama-3.3-70b-instruct", "Standard_NC48ads_A100_v4", "Standard_NC24ads_A100_v4"),
+        ("deepseek-r1", "Standard_ND96isr_H200_v5", "Standard_ND96isr_H100_v5"),
+        ("llama-3.1-405b-instruct", "p5en.48xlarge", "p5.48xlarge"),
+    ],
+)
+def test_a_model_that_states_no_need_is_estimated(model: str, fits_on: str, too_small: str) -> None:
+    """One card of 80 GB for gpt-oss-120b, eight H200 for R1 in float8: as their makers say."""
+    assert isinstance(judged(model, fits_on), Fit)
+    misfit = judged(model, too_small)
+    assert isinstance(misfit, Misfit)
+    assert "GiB" in misfit.problems[0]
+
+
+def test_what_is_suggested_is_of_the_same_cloud() -> None:
+    misfit = judged("llama-3.3-70b-instruct", "g5.xlarge")
+    assert isinstance(misfit, Misfit)
+    assert misfit.sizes == ("g6e.12xlarge", "g6e.24xlarge", "g5.48xlarge")
+
+
+def test_cards_of_amd_are_refused_with_the_reason() -> None:
+    misfit = judged("deepseek-r1", "Standard_ND96isr_MI300X_v5")
+    assert isinstance(misfit, Misfit)
+    assert misfit.problems == (
+        "Standard_ND96isr_MI300X_v5 has MI300X GPUs, the preset images are built for those of NVIDIA",
     )
 
 

@@ -138,9 +138,7 @@ BAD: dict[str, tuple[dict[str, Any], list[str]]] = {
         ),
         [
             "resource.count: tuning runs on one node, write 1",
-            "tuning.preset.name: falcon-7b-instruct cannot be tuned; these can: falcon-40b, falcon-7b, mistral-7b, "
-            "phi-2, phi-3-medium-128k-instruct, phi-3-medium-4k-instruct, phi-3-mini-128k-instruct, "
-            "phi-3-mini-4k-instruct, smollm2-135m-instruct",
+            "tuning.preset.name: falcon-7b-instruct cannot be tuned; falcon-7b can, `kaito models --tuning` lists all",
             "tuning.method: write lora or qlora",
             "tuning.input: write exactly one of urls, volumeSource and image",
             "tuning.output.imagePushSecret: image needs imagePushSecret: write the name of the Secret to push with",
