@@ -54,7 +54,8 @@ class Catalog:
         try:
             return self._models[name.lower()]
         except KeyError:
-            raise UnknownModel(name, nearest=_nearest(name, self.models)) from None
+            known = [called for model in self.models.values() for called in (model.name, *model.aliases)]
+            raise UnknownModel(name, nearest=_nearest(name, known)) from None
 
     def gpu(self, size: InstanceType) -> Gpu | None:
         """The card of a machine; None if it has none."""

@@ -37,8 +37,10 @@ FRAGMENTATION = 1.05
 """What the allocator holds of memory that comes and goes beyond what is in use; KAITO's estimator has the same 5 %."""
 GPU_OVERHEAD = int(0.75 * GIB)
 """CUDA context, kernels and library workspaces of one process on one GPU: 0.4 to 0.7 GiB by card and version."""
-CPU_OVERHEAD = int(0.45 * GIB)
-"""Python with torch and transformers loaded, without a model (``make bench ONLY=estimate`` measures it)."""
+CPU_OVERHEAD = int(0.82 * GIB)
+"""A process with torch and transformers loaded, without a model, as measured: a third of it are mapped libraries."""
+CPU_CACHED_TOKENS = 16384
+"""What the native engine makes room for at least (``inference_server/engines/native/served.py``)."""
 SHORTEST_CONTEXT = 2048
 """Tokens. A model that cannot hold so many is of no use; KAITO's estimator asks for the same."""
 
@@ -91,6 +93,10 @@ class Memory:
         return self.weights + self.kv_cache + self.activations + self.overhead
 
 
+Needs = Callable[[Load], Memory]
+"""What a load takes: ``serving`` or ``serving_on_cpu`` of one model."""
+
+
 def weight_bytes(of: Weights) -> int:
     """What the weights take, all of them. Embeddings are never packed; MXFP4 packs the experts alone."""
     architecture, plain = of.architecture, DTYPE_BYTES[of.dtype]
@@ -104,7 +110,7 @@ def weight_bytes(of: Weights) -> int:
     return int(packed * PACKED_BYTES[of.quantisation]) + rest * plain
 
 
-def serving(of: Weights, load: Load, *, split: Split = ONE_GPU, overhead: int = GPU_OVERHEAD) -> Memory:
+def serving(of: Weights, load: Load, *, split: Split = ONE_GPU) -> Memory:
     """The memory of one GPU that serves this load. The KV cache is not quantised: it has the model's own dtype."""
     share = _share(of.architecture, split)
     each = kv_elements(of.architecture, load.context) * DTYPE_BYTES[of.dtype]
@@ -112,7 +118,7 @@ def serving(of: Weights, load: Load, *, split: Split = ONE_GPU, overhead: int = 
         weights=int(_weights_of_one(of, split) * WEIGHTS_ROUNDING),
         kv_cache=int(each * load.concurrency * share * _kv_share(of.architecture, split) * FRAGMENTATION),
         activations=int(_activations(of, load) / split.tensor * FRAGMENTATION),
-        overhead=overhead,
+        overhead=GPU_OVERHEAD,
     )
 
 
@@ -130,22 +136,14 @@ def layered(of: Architecture, gpus: int) -> Split:
     return Split(pipeline=min(gpus, of.layers))
 
 
-def longest_context(of: Weights, room: int, *, concurrency: int = 1, split: Split = ONE_GPU) -> int:
-    """The most tokens that fit into ``room`` bytes of each GPU, at most the model's own; 0 if not even one."""
-
-    def fits(context: int) -> bool:
-        return serving(of, Load(context=context, concurrency=concurrency), split=split).total <= room
-
-    return _largest(fits, most=of.architecture.context)
+def longest_context(needs: Needs, room: int, *, most: int, concurrency: int = 1) -> int:
+    """The most tokens, up to ``most``, with which ``room`` bytes do; 0 if not even one."""
+    return _largest(lambda context: needs(Load(context=context, concurrency=concurrency)).total <= room, most=most)
 
 
-def most_concurrent(of: Weights, room: int, *, context: int, split: Split = ONE_GPU) -> int:
-    """How many conversations of so many tokens fit into ``room`` bytes of each GPU; 0 if not even one."""
-
-    def fits(concurrency: int) -> bool:
-        return serving(of, Load(context=context, concurrency=concurrency), split=split).total <= room
-
-    return _largest(fits, most=1 << 16)
+def most_concurrent(needs: Needs, room: int, *, context: int) -> int:
+    """With how many conversations of so many tokens ``room`` bytes do; 0 if not even one."""
+    return _largest(lambda number: needs(Load(context=context, concurrency=number)).total <= room, most=1 << 16)
 
 
 def gpus_needed(of: Weights, load: Load, room: int) -> int:
@@ -163,8 +161,16 @@ def limit(memory: Memory) -> str:
 
 
 def serving_on_cpu(of: Weights, load: Load) -> Memory:
-    """The memory of the process that serves it without a GPU."""
-    return serving(of, load, overhead=CPU_OVERHEAD)
+    """The memory of the process that serves it without a GPU. The native engine there keeps the weights twice, mapped
+    from their file and packed for its products, and takes a float32 KV cache for some tokens from the start."""
+    a = of.architecture
+    cached = max(kv_elements(a, load.context) * load.concurrency, kv_elements(a, CPU_CACHED_TOKENS))
+    return Memory(
+        weights=2 * int(weight_bytes(of) * WEIGHTS_ROUNDING),
+        kv_cache=cached * DTYPE_BYTES["float32"],
+        activations=int(_activations(of, load) * FRAGMENTATION),
+        overhead=CPU_OVERHEAD,
+    )
 
 
 def _share(of: Architecture, split: Split) -> float:

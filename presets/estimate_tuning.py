@@ -9,7 +9,6 @@ from typing import Literal
 
 from presets.architecture import Architecture
 from presets.estimate import (
-    CPU_OVERHEAD,
     DTYPE_BYTES,
     FRAGMENTATION,
     GPU_OVERHEAD,
@@ -76,11 +75,6 @@ def tuning(of: Weights, asked: Tuning, *, overhead: int = GPU_OVERHEAD) -> Tunin
         logits=_logits(of, asked),
         overhead=overhead,
     )
-
-
-def tuning_on_cpu(of: Weights, asked: Tuning) -> TuningMemory:
-    """The memory of the process that tunes without a GPU."""
-    return tuning(of, asked, overhead=CPU_OVERHEAD)
 
 
 def adapter_parameters(of: Architecture, *, rank: int, targets: tuple[str, ...]) -> int:

@@ -29,8 +29,8 @@ class Misfit:
 def fits(model: Model, instance_type: InstanceType, count: int, *, catalog: Catalog) -> Fit | Misfit:
     """Whether ``count`` machines of this size serve the model. Every replica of a model that cannot spread over
     machines must fit on one of them."""
-    if problems := _problems(model, instance_type, count, catalog=catalog):
-        return Misfit(problems=problems, sizes=smallest(model, count, catalog=catalog, cloud=instance_type.cloud))
+    if against := problems(model, instance_type, count, catalog=catalog):
+        return Misfit(problems=against, sizes=smallest(model, count, catalog=catalog, cloud=instance_type.cloud))
     return Fit(gpus_per_node=instance_type.gpus)
 
 
@@ -46,11 +46,12 @@ def fitting(model: Model, count: int, *, catalog: Catalog, cloud: str = "azure")
     return tuple(
         size
         for size in catalog.instance_types.values()
-        if size.cloud == cloud and not size.retired and not _problems(model, size, count, catalog=catalog)
+        if size.cloud == cloud and not size.retired and not problems(model, size, count, catalog=catalog)
     )
 
 
-def _problems(model: Model, size: InstanceType, count: int, *, catalog: Catalog) -> tuple[str, ...]:
+def problems(model: Model, size: InstanceType, count: int, *, catalog: Catalog) -> tuple[str, ...]:
+    """What stands against it, in words; nothing if it fits."""
     if not size.gpus:
         return _without_gpus(model, size)
     card = catalog.gpu(size)

@@ -64,6 +64,7 @@ class RetailPrices:
     cache: Path
     host: str = HOST
     currency: str = "USD"
+    most_pages: int = MOST_PAGES
 
     async def of(self, region: str, *, spot: bool = False) -> Mapping[str, Price]:
         """On-demand or spot prices by instance type in lower case. Raises PricesUnavailable."""
@@ -91,13 +92,13 @@ class RetailPrices:
         meant = f"serviceName eq 'Virtual Machines' and armRegionName eq '{region}' and priceType eq 'Consumption'"
         query = {"api-version": API_VERSION, "currencyCode": f"'{self.currency}'", "$filter": meant}
         url = str(httpx.URL(self.host + PATH, params=query))
-        for _ in range(MOST_PAGES):
+        for _ in range(self.most_pages):
             page = await _page(client, url)
             yield page
             if not page.NextPageLink:
                 return
             url = self._on_the_same_host(page.NextPageLink)
-        raise PricesUnavailable(f"the price list has more than {MOST_PAGES} pages for {region}")
+        raise PricesUnavailable(f"the price list has more than {self.most_pages} pages for {region}")
 
     def _on_the_same_host(self, link: str) -> str:
         """A link may not lead elsewhere; the real one names its port, which the first address did not."""
