@@ -27,6 +27,7 @@ from presets.estimate import (
     splits,
     weight_bytes,
 )
+from scripts.kaito_estimate import nodes
 
 CATALOG = load_catalog()
 MODELS = sorted(CATALOG.models)
@@ -171,19 +172,12 @@ KAITO_NODES = {
 }
 
 
-def kaito_nodes(name: str, size_name: str) -> int:
-    """Its formula on our data."""
-    size, model = CATALOG.instance_type(size_name), CATALOG.model(name)
-    assert size
-    per_gpu = size.gpu_memory_gib // size.gpus
-    from presets.architecture import kv_elements
-
-    reserved = 2.3 + 2048 * 2 * kv_elements(model.architecture, 1) / size.gpus / GIB
-    usable = (0.84 * per_gpu - reserved) / 1.05
-    gpus = int(model.file_bytes * 1.02 / GIB / usable) + 1
-    return -(-gpus // size.gpus)
+def test_kaitos_formula_says_which_gpus_are_too_small() -> None:
+    small = replace(CATALOG.instance_types["Standard_NV6ads_A10_v5"], gpu_memory_gib=2)
+    assert nodes(CATALOG.model("phi-2"), small) == 0
 
 
 @pytest.mark.parametrize("case", KAITO_NODES)
 def test_kaitos_formula_comes_to_what_it_says(case: tuple[str, str]) -> None:
-    assert kaito_nodes(*case) == KAITO_NODES[case]
+    name, size = case
+    assert nodes(CATALOG.model(name), CATALOG.instance_types[size]) == KAITO_NODES[case]
