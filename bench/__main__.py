@@ -7,6 +7,7 @@ from pathlib import Path
 
 from bench import cluster as cluster
 from bench import operator as operator
+from bench import provisioner as provisioner
 from bench import serving as serving
 from bench.figures import MEASURES, Figure
 

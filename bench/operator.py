@@ -28,7 +28,7 @@ def operator() -> Iterator[Figure]:
     """1, 20, 100 and 1,000 Workspaces at once; 100 whose machines take 5 s."""
     with tempfile.TemporaryDirectory() as directory, api_server(Path(directory)) as server:
         for chart in CRDS:
-            for path in sorted((CHARTS / chart / "crds").glob("*.yaml")):
+            for path in sorted((CHARTS / chart / "files/crds").glob("*.yaml")):
                 establish(server, yaml.safe_load(path.read_text()))
         for count, boot in ((1, 0.0), (20, 0.0), (100, 0.0), (100, 5.0), (1000, 0.0)):
             yield from _run(server, count, boot_seconds=boot)

@@ -4,10 +4,12 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
+
+from prometheus_client import CollectorRegistry
 
 from kaito_operator.admission import Door
 from kaito_operator.api.kinds import Kind
@@ -70,6 +72,12 @@ class Controller(Generic[Seen]):
     """Runs beside the passes; gets the queue's add and the mirror."""
     sweeps: tuple[Callable[[Kube, Mirror], Awaitable[None]], ...] = ()
     """Runs beside the passes too, and has the live cluster to look at."""
+    from_the_start: tuple[Callable[[], Coroutine[Any, Any, None]], ...] = ()
+    """Runs whether or not this process leads."""
+    unready: Callable[[], str | None] = lambda: None
+    """What keeps the process from being ready, besides the first LIST."""
+    registry: CollectorRegistry | None = None
+    """Where metrics of its own are."""
 
 
 class KindAppeared(Exception):

@@ -1,4 +1,4 @@
-"""``python -m local_cluster serve NAME [--bare]``; what people type is ``kaito local``."""
+"""``python -m local_cluster serve NAME [--bare]`` and ``azure [--port N]``; what people type is ``kaito local``."""
 
 import argparse
 import os
@@ -18,8 +18,15 @@ def main() -> int:
         command.add_argument("--bare", action="store_true", help="without the operators")
     inside.add_argument("api_port", type=int)
     inside.add_argument("--user-namespace", action="store_true")
+    azure = commands.add_parser("azure", help="serve Azure's stand-in alone, with machines that are only written down")
+    azure.add_argument("--port", type=int, default=8090, help="on 127.0.0.1; default %(default)s")
+    azure.add_argument("--boot-seconds", type=float, default=5.0, help="how long a pool is Creating")
     arguments = parser.parse_args()
     try:
+        if arguments.command == "azure":
+            from local_cluster.azure import serve_alone
+
+            return serve_alone(arguments.port, boot_seconds=arguments.boot_seconds)
         if arguments.command == "serve":
             from local_cluster import serve as outside
 

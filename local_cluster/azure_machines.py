@@ -45,8 +45,8 @@ class RecordOnly:
         self.running.pop(name, None)
 
 
-def virtual_machine(pool: str, body: Mapping[str, Any], *, node_resource_group: str) -> VirtualMachine:
-    """The one machine of a pool."""
+def virtual_machine(pool: str, body: Mapping[str, Any], *, node_resource_group: str, index: int = 0) -> VirtualMachine:
+    """The machine of a pool that has this number."""
     properties = body["properties"]
     # AKS puts eight digits, the same for all scale sets of a cluster, between the pool's name and "vmss".
     digits = str(int(sha256(body["id"].rpartition("/agentPools/")[0].encode()).hexdigest(), 16))[:8]
@@ -54,7 +54,7 @@ def virtual_machine(pool: str, body: Mapping[str, Any], *, node_resource_group: 
     subscription = body["id"].split("/")[2]
     size = load_catalog().instance_type(properties["vmSize"])
     return VirtualMachine(
-        name=f"{scale_set}000000",
+        name=f"{scale_set}{_base36(index):0>6}",
         labels={
             "agentpool": pool,
             "kubernetes.azure.com/agentpool": pool,
@@ -62,11 +62,11 @@ def virtual_machine(pool: str, body: Mapping[str, Any], *, node_resource_group: 
             "node.kubernetes.io/instance-type": properties["vmSize"],
             "topology.kubernetes.io/region": "local",
             "topology.kubernetes.io/zone": "0",
-            **properties.get("nodeLabels", {}),
+            **(properties.get("nodeLabels") or {}),
         },
-        taints=tuple(_taint(text) for text in properties.get("nodeTaints", ())),
+        taints=tuple(_taint(text) for text in properties.get("nodeTaints") or ()),
         provider_id=f"azure:///subscriptions/{subscription}/resourceGroups/{node_resource_group.lower()}/providers"
-        f"/Microsoft.Compute/virtualMachineScaleSets/{scale_set}/virtualMachines/0",
+        f"/Microsoft.Compute/virtualMachineScaleSets/{scale_set}/virtualMachines/{index}",
         gpus=size.gpus if size else 0,
     )
 
@@ -76,3 +76,9 @@ def _taint(text: str) -> Taint:
     rest, _, effect = text.rpartition(":")
     key, _, value = rest.partition("=")
     return Taint(key, value, effect)
+
+
+def _base36(number: int) -> str:
+    """As Azure numbers the machines of a scale set: 0 to 9, then a to z."""
+    digits = "0123456789abcdefghijklmnopqrstuvwxyz"
+    return digits[number] if number < 36 else _base36(number // 36) + digits[number % 36]

@@ -66,11 +66,11 @@ async def install(programs: Mapping[str, Path], *, environment: Mapping[str, str
     tools = _Tools(programs, environment)
     await tools.apply({"apiVersion": "v1", "kind": "List", "items": GROUNDS})
     for name in VALUES:
-        if any((crds := CHARTS / name / "crds").glob("*.yaml")):
+        if any((crds := CHARTS / name / "files/crds").glob("*.yaml")):
             await tools.kubectl("apply", "--server-side", f"--filename={crds}")
             await tools.kubectl("wait", "--for=condition=Established", f"--filename={crds}", "--timeout=20s")
     for name, values in VALUES.items():
-        await tools.apply(await tools.render(name, values))
+        await tools.apply(await tools.render(name, {**values, "crds": {"install": False}}))  # they are there
 
 
 async def apply(

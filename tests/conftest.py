@@ -43,7 +43,7 @@ def namespace(api_server: ApiServer) -> str:
 @pytest.fixture
 def crds(api_server: ApiServer) -> Iterator[None]:
     """The CRDs of the charts; their objects are gone after the test."""
-    definitions = [yaml.safe_load(path.read_text()) for path in sorted(ROOT.glob("charts/*/crds/*.yaml"))]
+    definitions = [yaml.safe_load(path.read_text()) for path in sorted(ROOT.glob("charts/*/files/crds/*.yaml"))]
     for definition in definitions:
         control_plane.establish(api_server, definition)
     yield

@@ -6,27 +6,25 @@ Retry-After: when to ask again is decided in ``errors.py``.
 
 import asyncio
 import builtins
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from azure.core import MatchConditions
-from azure.core.credentials import AccessToken
-from azure.core.exceptions import AzureError, ClientAuthenticationError, HttpResponseError, ResourceNotFoundError
-from azure.core.pipeline import PipelineRequest
-from azure.core.pipeline.policies import AsyncHTTPPolicy
-from azure.identity.aio import (
-    AzureCliCredential,
-    ChainedTokenCredential,
-    ManagedIdentityCredential,
-    WorkloadIdentityCredential,
+from azure.core.exceptions import (
+    AzureError,
+    ClientAuthenticationError,
+    DecodeError,
+    HttpResponseError,
+    ResourceNotFoundError,
 )
 from azure.mgmt.containerservice.aio import ContainerServiceClient
 from azure.mgmt.containerservice.models import AgentPool as AksAgentPool
 
 from kaito_operator.api.conditions import moment
 from kaito_operator.gpu_provisioner.agent_pool import ASKED_TAG
+from kaito_operator.gpu_provisioner.azure_credentials import StaticToken, credential, scopes
 from kaito_operator.gpu_provisioner.azure_prospects import Prospects
 from kaito_operator.gpu_provisioner.cloud import STUCK, AgentPool, CloudError
 from kaito_operator.gpu_provisioner.errors import Refusal, classified
@@ -48,19 +46,27 @@ class AgentPools:
         resource_group: str,
         cluster: str,
         prospects: Prospects | None = None,
+        scopes: Sequence[str] = (),
+        request_seconds: float = REQUEST_SECONDS,
     ) -> None:
-        self._prospects = prospects
+        """``scopes``: for what tokens are asked for; none where a token is given."""
+        self._prospects, self._scopes, self._request_seconds = prospects, tuple(scopes), request_seconds
         self._client, self._credential = client, credential
         self._pools = client.agent_pools
         self._where = (resource_group, cluster)
+
+    async def identify(self) -> None:
+        """A token can be had; asks Entra ID if none is at hand, never Resource Manager."""
+        if self._scopes:
+            await self._answer(self._credential.get_token(*self._scopes))
 
     async def create(self, name: str, wanted: Mapping[str, Any]) -> AgentPool:
         """PUT with If-None-Match: *."""
         call = self._pools.begin_create_or_update(
             *self._where, name, AksAgentPool(wanted), polling=False, match_condition=MatchConditions.IfMissing, **ONCE
         )
-        poller = await _answer(call)
-        return _pool(await _answer(poller.result()))
+        poller = await self._answer(call)
+        return _pool(await self._answer(poller.result()))
 
     async def delete(self, name: str, *, etag: str) -> None:
         """DELETE with If-Match; a pool that is gone already is no error."""
@@ -69,7 +75,7 @@ class AgentPools:
             *self._where, name, etag=etag or None, match_condition=condition, polling=False, **ONCE
         )
         try:
-            await _answer(call)
+            await self._answer(call)
         except _NotThere:
             return
 
@@ -77,20 +83,20 @@ class AgentPools:
         """POST …/abort; an operation that has ended meanwhile is no error, nor is a pool that is gone."""
         call = self._pools.begin_abort_latest_operation(*self._where, name, polling=False, **ONCE)
         try:
-            await _answer(call)
+            await self._answer(call)
         except _NotThere:
             return
 
     async def get(self, name: str) -> AgentPool | None:
         """GET; None for 404."""
         try:
-            return _pool(await _answer(self._pools.get(*self._where, name, **ONCE)))
+            return _pool(await self._answer(self._pools.get(*self._where, name, **ONCE)))
         except _NotThere:
             return None
 
     async def list(self) -> "builtins.list[AgentPool]":
         """LIST, all pages."""
-        pools: builtins.list[AgentPool] = await _answer(self._all())
+        pools: builtins.list[AgentPool] = await self._answer(self._all())
         return pools
 
     async def outlook(self, wanted: Mapping[str, Any]) -> Refusal | None:
@@ -102,29 +108,32 @@ class AgentPools:
         await self._client.close()
         await self._credential.close()
 
+    async def _answer(self, call: Any) -> Any:
+        """One request's answer within its time. Raises CloudError, or _NotThere."""
+        try:
+            async with asyncio.timeout(self._request_seconds):
+                return await call
+        except ResourceNotFoundError as missing:
+            if _is_the_pool(missing):
+                raise _NotThere from missing
+            raise _refused(missing) from missing
+        except ClientAuthenticationError as stranger:  # of ARM, or of a credential that found no token
+            raise CloudError(classified(stranger.status_code or 401, _body(stranger))) from stranger
+        except (
+            DecodeError
+        ) as cut:  # an answer that broke off, or is none: whatever its status, nobody knows what was done
+            raise CloudError(classified(0, {"message": str(cut.message)})) from cut
+        except HttpResponseError as refused:
+            raise _refused(refused) from refused
+        except (AzureError, TimeoutError, OSError) as lost:
+            raise CloudError(classified(0, {"message": str(lost) or "no answer in time"})) from lost
+
     async def _all(self) -> "builtins.list[AgentPool]":
         return [_pool(found) async for found in self._pools.list(*self._where, **ONCE)]
 
 
 class _NotThere(Exception):
     """404: no such pool."""
-
-
-async def _answer(call: Any) -> Any:
-    """One request's answer within its time. Raises CloudError, or _NotThere."""
-    try:
-        async with asyncio.timeout(REQUEST_SECONDS):
-            return await call
-    except ResourceNotFoundError as missing:
-        if _is_the_pool(missing):
-            raise _NotThere from missing
-        raise _refused(missing) from missing
-    except ClientAuthenticationError as stranger:  # of ARM, or of a credential that found no token
-        raise CloudError(classified(stranger.status_code or 401, _body(stranger))) from stranger
-    except HttpResponseError as refused:
-        raise _refused(refused) from refused
-    except (AzureError, TimeoutError, OSError) as lost:
-        raise CloudError(classified(0, {"message": str(lost) or "no answer in time"})) from lost
 
 
 def _is_the_pool(missing: ResourceNotFoundError) -> bool:
@@ -182,55 +191,21 @@ def _moment(tag: str) -> datetime | None:
     return found if found.tzinfo else None
 
 
-def connect(settings: ProvisionerSettings) -> AgentPools:
+def connect(settings: ProvisionerSettings, *, request_seconds: float = REQUEST_SECONDS) -> AgentPools:
     """The agent pools that the settings name. Opens no connection yet."""
+    asked_for = scopes(settings.endpoint)
     extra: dict[str, Any] = {"base_url": settings.endpoint} if settings.endpoint else {}
     if settings.static_token_file:
-        extra["authentication_policy"] = _StaticToken(Path(settings.static_token_file))
-    credential = _credential(settings)
-    client = ContainerServiceClient(credential, settings.subscription, **extra)
+        extra["authentication_policy"] = StaticToken(Path(settings.static_token_file))
+    identity = credential(settings)
+    client = ContainerServiceClient(identity, settings.subscription, credential_scopes=asked_for, **extra)
     prospects = Prospects(client, settings.subscription, settings.location) if settings.location else None
-    where = {"resource_group": settings.resource_group, "cluster": settings.cluster}
-    return AgentPools(client, credential, prospects=prospects, **where)
-
-
-def _credential(settings: ProvisionerSettings) -> Any:
-    """Workload identity where it is federated, else managed identity, else a developer's own login."""
-    if settings.static_token_file:
-        return _NoCredential()
-    ways: list[Any] = []
-    if settings.tenant and settings.client and settings.federated_token_file:
-        ways.append(
-            WorkloadIdentityCredential(
-                tenant_id=settings.tenant, client_id=settings.client, token_file_path=settings.federated_token_file
-            )
-        )
-    return ChainedTokenCredential(
-        *ways, ManagedIdentityCredential(client_id=settings.client or None), AzureCliCredential()
+    return AgentPools(
+        client,
+        identity,
+        resource_group=settings.resource_group,
+        cluster=settings.cluster,
+        prospects=prospects,
+        scopes=() if settings.static_token_file else asked_for,
+        request_seconds=request_seconds,
     )
-
-
-class _NoCredential:
-    """The SDK wants a credential even where a policy of our own sets the header."""
-
-    async def get_token(self, *scopes: str, **_: Any) -> AccessToken:
-        raise NotImplementedError(f"no token for {scopes}: a static one is in use")
-
-    async def close(self) -> None: ...
-
-    async def __aenter__(self) -> "_NoCredential":
-        return self
-
-    async def __aexit__(self, *_: object) -> None: ...
-
-
-class _StaticToken(AsyncHTTPPolicy[Any, Any]):
-    """A bearer token from a file, for an endpoint that is not Azure; the SDK's own policy insists on TLS."""
-
-    def __init__(self, file: Path) -> None:
-        super().__init__()
-        self._file = file
-
-    async def send(self, request: PipelineRequest[Any]) -> Any:
-        request.http_request.headers["Authorization"] = f"Bearer {self._file.read_text().strip()}"
-        return await self.next.send(request)

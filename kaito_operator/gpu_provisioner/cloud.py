@@ -1,4 +1,4 @@
-"""The place where another cloud plugs in: what a provider has to offer, in six verbs and the errors they raise.
+"""The place where another cloud plugs in: what a provider has to offer, in seven verbs and the errors they raise.
 
 Contract, as Karpenter's: ``delete`` asks and returns; keep asking ``get`` until it answers None. Nothing waits for an
 operation to end; its state is observed.
@@ -48,6 +48,9 @@ class CloudError(Exception):
 
 class Cloud(Protocol):
     """A provider of agent pools of one machine. Every method raises CloudError."""
+
+    async def identify(self) -> None:
+        """Sees that there is somebody to ask as; the cloud itself need not be asked."""
 
     async def create(self, name: str, wanted: Mapping[str, Any]) -> AgentPool:
         """Asks for a pool, on condition that there is none of the name."""

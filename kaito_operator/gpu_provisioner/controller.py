@@ -3,12 +3,16 @@
 from collections.abc import Iterable
 from functools import partial
 
+from prometheus_client import CollectorRegistry
+
 from kaito_operator.api import labels
 from kaito_operator.api.kinds import MACHINE, NODE, NODECLAIM, Kind
 from kaito_operator.clock import Clock, system_clock
 from kaito_operator.gpu_provisioner.cloud import Cloud
 from kaito_operator.gpu_provisioner.garbage import Garbage
+from kaito_operator.gpu_provisioner.identity import Identity
 from kaito_operator.gpu_provisioner.limits import Limits
+from kaito_operator.gpu_provisioner.measured import CloudMetrics, Measured
 from kaito_operator.gpu_provisioner.observe import Observed, observe, reads
 from kaito_operator.gpu_provisioner.plan import plan
 from kaito_operator.gpu_provisioner.pools import Pools
@@ -29,6 +33,8 @@ def provisioner_controller(
         from kaito_operator.gpu_provisioner.azure import connect
 
         cloud = connect(settings)
+    registry = CollectorRegistry()
+    cloud = Measured(cloud, CloudMetrics(registry))
     kind = NODECLAIM if settings.objects == "nodeclaims" else MACHINE
     pools = Pools(
         cloud,
@@ -37,13 +43,6 @@ def provisioner_controller(
         most_pools=settings.most_pools,
         creates_per_10_minutes=settings.creates_per_10_minutes,
         clock=clock,
-    )
-    limits = Limits(
-        gone=settings.gone_seconds,
-        launch=settings.launch_seconds,
-        registration=settings.registration_seconds,
-        repair=settings.repair_seconds or None,
-        drain=settings.drain_seconds or None,
     )
     garbage = Garbage(
         cloud,
@@ -55,6 +54,7 @@ def provisioner_controller(
         most_per_hour=settings.garbage_per_hour,
         clock=clock,
     )
+    identity = Identity(cloud)
     return Controller(
         name="gpu-provisioner",
         field_manager=labels.PROVISIONER_MANAGER,
@@ -62,11 +62,24 @@ def provisioner_controller(
         watches=(Watch(MACHINE, OURS) if kind == MACHINE else Watch(NODECLAIM), Watch(NODE)),
         concerns=partial(concerns, kind=kind),
         observe=partial(observe, pools=pools, kind=kind),
-        plan=partial(plan, cluster=settings.cluster, limits=limits),
+        plan=partial(plan, cluster=settings.cluster, limits=_limits(settings)),
         cloud=pools,
         reads=partial(reads, pools=pools, kind=kind),
         background=(pools.follow,),
         sweeps=(garbage.sweeps,),
+        from_the_start=(identity.watch,),
+        unready=lambda: identity.problem,
+        registry=registry,
+    )
+
+
+def _limits(settings: ProvisionerSettings) -> Limits:
+    return Limits(
+        gone=settings.gone_seconds,
+        launch=settings.launch_seconds,
+        registration=settings.registration_seconds,
+        repair=settings.repair_seconds or None,
+        drain=settings.drain_seconds or None,
     )
 
 

@@ -4,10 +4,12 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from kaito_operator.gpu_provisioner.cloud import AgentPool
-from kaito_operator.gpu_provisioner.errors import Refusal
+from kaito_operator.gpu_provisioner.errors import THROTTLED, Refusal
 
 FIRST_PAUSE, LONGEST_PAUSE = 5.0, 300.0
 """Seconds between tries that are refused, doubling; the cloud's own wish is honoured where it is longer."""
+LONGEST_PAUSE_THROTTLED = 20.0
+"""The same while requests are throttled: a bucket fills steadily, so waiting ever longer gains nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,11 @@ class Known:
     def nothing(self) -> bool:
         """Whether the cloud was never asked, as after a start."""
         return self == Known()
+
+    def throttled_at(self, now: datetime) -> bool:
+        """Whether somebody waits for a turn here."""
+        refusals = (self.create_refused, self.delete_refused)
+        return any(no is not None and no.refusal.reason == THROTTLED.reason and no.until > now for no in refusals)
 
     def seen(self, pool: AgentPool, *, now: datetime) -> "Known":
         """The cloud showed the pool. A failed one is a no to the create that made it, until the next is asked for."""
@@ -63,5 +70,6 @@ class Known:
 
 def _refused(before: Refused | None, refusal: Refusal, *, now: datetime) -> Refused:
     tries = before.tries + 1 if before is not None else 1
-    pause = min(FIRST_PAUSE * 2.0 ** min(tries - 1, 20), LONGEST_PAUSE)
+    longest = LONGEST_PAUSE_THROTTLED if refusal.reason == THROTTLED.reason else LONGEST_PAUSE
+    pause = min(FIRST_PAUSE * 2.0 ** min(tries - 1, 20), longest)
     return Refused(refusal, now + timedelta(seconds=max(refusal.retry_after, pause)), tries)

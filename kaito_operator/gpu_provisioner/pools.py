@@ -8,13 +8,14 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from kaito_operator.api.conditions import by_type
 from kaito_operator.api.kinds import MACHINE, Kind
 from kaito_operator.clock import Clock, system_clock
 from kaito_operator.gpu_provisioner.cloud import AgentPool, Cloud, CloudError
-from kaito_operator.gpu_provisioner.errors import Refusal
+from kaito_operator.gpu_provisioner.errors import LONGEST_WAIT, THROTTLED, Refusal
 from kaito_operator.gpu_provisioner.known import Known
 from kaito_operator.gpu_provisioner.observe import is_ours
 from kaito_operator.gpu_provisioner.offerings import Offering, Offerings
@@ -24,6 +25,9 @@ from kaito_operator.mirror import Mirror
 from kaito_operator.plan import CreateInCloud, DeleteInCloud, Key, Manifest
 
 log = logging.getLogger(__name__)
+
+APART_SECONDS = 2.0
+"""A pass takes two requests, and AKS lets one a second through once its bucket is empty."""
 
 
 class Pools:
@@ -77,7 +81,7 @@ class Pools:
             if not live.bears(step.owner):
                 return self._no_delete(step.name, _taken(step.name))
             await self._ask_away(live)
-            await self._look(step.name)
+            self._see(replace(live, state="Deleting"))  # as the next LIST will show; a GET for each costs too many
         except CloudError as error:
             self._no_delete(step.name, error.refusal)
 
@@ -138,10 +142,17 @@ class Pools:
         self._known[pool.name] = self.known(pool.name).seen(pool, now=self._clock())
 
     def _no_create(self, name: str, refusal: Refusal) -> None:
-        self._known[name] = self.known(name).no_create(refusal, now=self._clock())
+        self._known[name] = self.known(name).no_create(self._in_turn(refusal), now=self._clock())
 
     def _no_delete(self, name: str, refusal: Refusal) -> None:
-        self._known[name] = self.known(name).no_delete(refusal, now=self._clock())
+        self._known[name] = self.known(name).no_delete(self._in_turn(refusal), now=self._clock())
+
+    def _in_turn(self, refusal: Refusal) -> Refusal:
+        """Those who are throttled come back one after another, not all at once when the bucket holds one token."""
+        if refusal.reason != THROTTLED.reason:
+            return refusal
+        waiting = sum(known.throttled_at(self._clock()) for known in self._known.values())
+        return replace(refusal, retry_after=min(refusal.retry_after + waiting * APART_SECONDS, LONGEST_WAIT))
 
     def _at_a_cap(self) -> Refusal | None:
         """M9: so many pools, so many creates in ten minutes, whatever anybody asks for."""

@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 import aiohttp
+import yaml
 from kubernetes.aio import config as kube_config
 from kubernetes.aio.client import ApiClient, Configuration
 
@@ -75,20 +76,25 @@ class Kube:
         kubeconfig: str | None = None,
         *,
         field_manager: str = WORKSPACE_MANAGER,
+        context: str | None = None,
         counted: Counted = lambda *_: None,
         may_write: MayWrite = lambda: True,
     ) -> "Kube":
         """By a kubeconfig file, or by the pod's own service account, whose token is read anew as it rotates.
 
+        ``context`` is one of the file's; without it its current one is meant.
         ``field_manager`` owns the fields that are applied. No two controllers may share one (decision 0003).
         """
         configuration = Configuration()
         try:
-            if kubeconfig is None and _in_a_pod():
+            if kubeconfig is None and context is None and _in_a_pod():
                 kube_config.load_incluster_config(client_configuration=configuration)
             else:
-                await kube_config.load_kube_config(config_file=kubeconfig, client_configuration=configuration)
-        except (kube_config.ConfigException, OSError) as unknown:
+                await kube_config.load_kube_config(
+                    config_file=kubeconfig, context=context, client_configuration=configuration
+                )
+        except (kube_config.ConfigException, OSError, TypeError, AttributeError, yaml.YAMLError) as unknown:
+            # The library reads the file without judging its shape: an empty one is a TypeError.
             raise errors.Unavailable(0, "NoKubeconfig", f"{kubeconfig or 'KUBECONFIG'}: {unknown}") from unknown
         return cls(configuration, field_manager=field_manager, counted=counted, may_write=may_write)
 

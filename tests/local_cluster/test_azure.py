@@ -43,7 +43,7 @@ def machines() -> Recorded:
 
 @pytest.fixture
 async def azure(machines: Recorded) -> AsyncIterator[Azure]:
-    async with running(AzureStandIn(machines, boot_seconds=0.05)) as serving:
+    async with running(AzureStandIn(machines, boot_seconds=0.05, throttled=False)) as serving:
         yield serving
 
 
@@ -90,7 +90,8 @@ async def test_an_answer_says_where_to_ask_after_the_operation(azure: Azure) -> 
         session.put(f"{POOLS}/ws1", json=WANTED, params=VERSION) as answer,
     ):
         where = answer.headers["Azure-AsyncOperation"]
-        assert (answer.headers["Location"], answer.headers["Retry-After"]) == (where, "10")
+        assert answer.headers["Location"] == where.replace("/operations/", "/operationresults/")
+        assert answer.headers["Retry-After"] == "10"
         async with session.get(where) as operation:
             told = await operation.json()
     assert (told["status"], where.partition("?")[0].endswith(told["name"])) == ("InProgress", True)
@@ -253,12 +254,6 @@ async def test_a_fault_strikes_as_often_as_asked_for_or_until_it_is_healed(azure
     assert await status() == 200
 
 
-@pytest.mark.badinput
-@pytest.mark.parametrize("fault", [{"colour": "red"}, [], {"path": "("}])
-async def test_what_is_no_fault_is_refused(azure: Azure, fault: Any) -> None:
-    assert (await azure.ask("POST", "/control/faults", json=fault))[0] == 400
-
-
 async def test_the_history_tells_every_call(azure: Azure, pools: Pools) -> None:
     await asked_for(pools)
     _, history = await azure.ask("GET", "/control/history")
@@ -267,6 +262,114 @@ async def test_the_history_tells_every_call(azure: Azure, pools: Pools) -> None:
     assert '"vmSize": "Standard_NC12s_v3"' in told["body"]
     await azure.ask("DELETE", "/control/history")
     assert azure.calls() == []
+
+
+async def test_a_long_list_comes_in_pages(azure: Azure, pools: Pools) -> None:
+    await azure.set(page_size=2)
+    for number in range(5):
+        await asked_for(pools, f"ws{number}")
+    assert [pool.name async for pool in pools.list(*WHERE)] == [f"ws{number}" for number in range(5)]
+    assert len(azure.calls("GET")) == 3
+
+
+async def test_an_aborted_creation_is_canceling_then_canceled_and_nothing_is_rolled_back(
+    azure: Azure, pools: Pools, machines: Recorded
+) -> None:
+    await azure.set(boot_seconds=600, operation_seconds=0.05)
+    await asked_for(pools)
+    aborting = await pools.begin_abort_latest_operation(*WHERE, "ws1")
+    during: Any = await pools.get(*WHERE, "ws1")
+    await aborting.result()
+    after: Any = await pools.get(*WHERE, "ws1")
+    states = (during.properties.provisioning_state, after.properties.provisioning_state)
+    assert (states, machines.started) == (("Canceling", "Canceled"), [])
+
+    with pytest.raises(ResourceExistsError, match="has completed already"):
+        await pools.begin_abort_latest_operation(*WHERE, "ws1")
+    with pytest.raises(ResourceNotFoundError, match="Agent Pool not found"):
+        await pools.begin_abort_latest_operation(*WHERE, "ws2")
+    await (await pools.begin_delete(*WHERE, "ws1")).result()
+    assert azure.stand_in.pools.by_name == {}
+
+
+async def test_a_creation_may_be_made_to_stand_in_the_way_of_a_deletion(azure: Azure, pools: Pools) -> None:
+    await azure.set(boot_seconds=600, delete_while_creating="conflicts")
+    await asked_for(pools)
+    with pytest.raises(ResourceExistsError, match=r"agentpool operation \(ws1 - Creating\) is in progress"):
+        await pools.begin_delete(*WHERE, "ws1")
+
+
+async def test_a_disruption_budget_holds_up_a_deletion_that_does_not_ignore_it(
+    azure: Azure, pools: Pools, machines: Recorded
+) -> None:
+    await azure.set(budgets=["ws1"])
+    await created(pools)
+    with pytest.raises(HttpResponseError, match="Pod Disruption Budget"):
+        await (await pools.begin_delete(*WHERE, "ws1")).result()
+    kept: Any = await pools.get(*WHERE, "ws1")
+    assert (kept.properties.provisioning_state, len(machines.running)) == ("Failed", 1)
+    assert kept.properties.status.provisioning_error.code == "PodDrainFailure"
+
+    await (await pools.begin_delete(*WHERE, "ws1", ignore_pod_disruption_budget=True)).result()
+    assert (azure.stand_in.pools.by_name, machines.running) == ({}, {})
+
+
+async def test_an_operation_on_the_cluster_and_another_cluster_are_told_apart(azure: Azure, pools: Pools) -> None:
+    await azure.set(cluster_operation="Upgrading")
+    with pytest.raises(ResourceExistsError, match=r"Another operation \(Upgrading\) is in progress"):
+        await asked_for(pools)
+    await azure.set(cluster_operation="", cluster="prod")
+    assert [pool async for pool in pools.list(*WHERE)] == []
+    with pytest.raises(
+        ResourceNotFoundError, match="managedClusters/other' under resource group 'group' was not"
+    ) as no:
+        await pools.get("group", "other", "ws1")
+    assert no.value.error is not None
+    assert no.value.error.code == "ResourceNotFound"
+
+
+async def test_a_pool_has_as_many_machines_as_it_counts(azure: Azure, pools: Pools, machines: Recorded) -> None:
+    counted = [AgentPool({"properties": {**WANTED["properties"], "count": count}}) for count in (3, 1)]
+    await (await pools.begin_create_or_update(*WHERE, "ws1", counted[0])).result()
+    assert [name[-6:] for name in machines.running] == ["000000", "000001", "000002"]
+    await (await pools.begin_create_or_update(*WHERE, "ws1", counted[1])).result()
+    assert [name[-6:] for name in machines.running] == ["000000"]
+    assert azure.calls("PUT") == [("PUT", 201), ("PUT", 200)]
+
+
+async def test_a_spot_machine_is_marked_and_may_be_taken_back(azure: Azure, pools: Pools, machines: Recorded) -> None:
+    spot = AgentPool({"properties": {**WANTED["properties"], "scaleSetPriority": "Spot"}})
+    done: Any = await (await pools.begin_create_or_update(*WHERE, "ws1", spot)).result()
+    assert (done.properties.scale_set_eviction_policy, done.properties.spot_max_price) == ("Delete", -1)
+    (machine,) = machines.running.values()
+    assert machine.labels["kubernetes.azure.com/scalesetpriority"] == "spot"
+    assert [(t.key, t.value) for t in machine.taints] == [("kubernetes.azure.com/scalesetpriority", "spot")]
+
+    assert (await azure.ask("POST", "/control/pools/ws1/evict"))[0] == 204
+    left: Any = await pools.get(*WHERE, "ws1")
+    assert (left.properties.count, left.properties.provisioning_state, machines.running) == (0, "Succeeded", {})
+    await created(pools, "ws2")
+    assert (await azure.ask("POST", "/control/pools/ws2/evict"))[0] == 404
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("request_class", ["put", "delete", "abort"])
+async def test_any_operation_may_end_in_an_error_that_the_pool_tells(
+    azure: Azure, pools: Pools, request_class: str
+) -> None:
+    await azure.set(boot_seconds=600 if request_class == "abort" else 0)
+    await azure.fault(request=request_class, fails={"code": "InternalServerError", "message": "broken"}, times=1)
+    if request_class == "put":
+        operation: Any = await pools.begin_create_or_update(*WHERE, "ws1", AgentPool(WANTED))
+    else:
+        await (asked_for if request_class == "abort" else created)(pools)
+        begin = pools.begin_delete if request_class == "delete" else pools.begin_abort_latest_operation
+        operation = await begin(*WHERE, "ws1")
+    with pytest.raises(HttpResponseError):
+        await operation.result()
+    left: Any = await pools.get(*WHERE, "ws1")
+    told = left.properties.status.provisioning_error
+    assert (left.properties.provisioning_state, told.code) == ("Failed", "InternalServerError")
 
 
 async def test_a_machine_has_the_name_labels_taints_and_provider_id_of_aks(machines: Recorded) -> None:
@@ -298,7 +401,7 @@ async def test_a_machine_has_the_name_labels_taints_and_provider_id_of_aks(machi
 
 def test_it_runs_alone_until_it_is_told_to_stop() -> None:
     (port,) = free_ports(1)
-    command = [sys.executable, "-m", "local_cluster.azure", "--port", str(port)]
+    command = [sys.executable, "-m", "local_cluster", "azure", "--port", str(port)]
     with subprocess.Popen(command, cwd=Path(__file__).parents[2]) as alone:
         try:
             eventually(lambda: _pools_at(port) == [], within=20, what="it listens")
@@ -306,6 +409,20 @@ def test_it_runs_alone_until_it_is_told_to_stop() -> None:
             assert alone.wait(timeout=20) == 0
         finally:
             alone.kill()
+
+
+@pytest.mark.badinput
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--port", "70000"], "port 70000 cannot be had"),
+        (["--boot-seconds", "-1"], "boot_seconds: Input should be greater than or equal to 0"),
+    ],
+)
+def test_what_cannot_be_served_is_one_line(arguments: list[str], says: str) -> None:
+    command = [sys.executable, "-m", "local_cluster", "azure", *arguments]
+    ended = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=30)
+    assert (ended.returncode, ended.stderr.count("\n"), says in ended.stderr) == (1, 1, True)
 
 
 def _pools_at(port: int) -> Any:

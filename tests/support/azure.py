@@ -58,6 +58,10 @@ class Azure:
         """Asks for a fault."""
         assert (await self.ask("POST", "/control/faults", json=fault))[0] == 204
 
+    async def set(self, **settings: Any) -> None:
+        """Changes how it behaves."""
+        assert (await self.ask("PUT", "/control/settings", json=settings))[0] == 204
+
     async def heal(self) -> None:
         """No faults any more."""
         assert (await self.ask("DELETE", "/control/faults"))[0] == 204

@@ -103,13 +103,14 @@ class Handler(BaseHTTPRequestHandler):
         if path not in self.site.files:
             return 404, {}, b""
         content, headers = self.site.files[path], {"etag": '"1"', **self.site.headers.get(path, {})}
-        match = re.match(r"bytes=(\d+)-", self.headers.get("range", ""))
-        if match and self.site.ranges and self.headers.get("if-range") == headers["etag"]:
-            start = int(match.group(1))
+        match = re.match(r"bytes=(\d+)-(\d*)", self.headers.get("range", ""))
+        if match and self.site.ranges and self.headers.get("if-range", headers["etag"]) == headers["etag"]:
+            start, end = int(match.group(1)), int(match.group(2) or len(content) - 1)
             if start >= len(content):
                 return 416, {}, b""
-            span = f"bytes {start}-{len(content) - 1}/{len(content)}"
-            return 206, {**headers, "content-range": span}, content[start:]
+            part = content[start : end + 1]
+            span = f"bytes {start}-{start + len(part) - 1}/{len(content)}"
+            return 206, {**headers, "content-range": span}, part
         return 200, headers, content
 
     def _passed_on(self, body: bytes) -> tuple[int, dict[str, str], bytes]:
@@ -124,6 +125,7 @@ class Handler(BaseHTTPRequestHandler):
     def _answer(self, status: int, headers: dict[str, str], content: bytes, *, cut: int) -> None:
         with contextlib.suppress(OSError):
             self.send_response(status)
+            self.send_header("connection", "close")
             for name, value in headers.items():
                 self.send_header(name, value)
             if self.command != "HEAD" or content or "content-length" not in headers:

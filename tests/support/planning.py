@@ -1,6 +1,7 @@
 """Plans of the Workspace controller at noon, with the real catalogue."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -8,8 +9,10 @@ from kaito_operator.plan import Plan
 from kaito_operator.workspace.installation import Installation
 from kaito_operator.workspace.plan import plan
 from presets.catalog import load_catalog
+from presets.prices.price import known
 from tests.support.builders import NOON, seen_of
 
+CATALOG = replace(load_catalog(), prices=known("azure", "eastus"))
 INSTALLATION = Installation("registry.example.com/presets", "1.2.3", tuning_storage_class="kept")
 
 
@@ -20,7 +23,7 @@ def planned(
     installation: Installation = INSTALLATION,
 ) -> Plan:
     """What is planned for a Workspace in a cluster that holds the other objects."""
-    return plan(seen_of(workspace, *others), now, catalog=load_catalog(), installation=installation)
+    return plan(seen_of(workspace, *others), now, catalog=CATALOG, installation=installation)
 
 
 def conditions(todo: Plan) -> dict[str, tuple[str, str, str]]:

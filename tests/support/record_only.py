@@ -21,6 +21,10 @@ class RecordOnlyCloud:
     calls: list[tuple[str, str]] = field(default_factory=list)
     """Every verb and name, in order."""
 
+    async def identify(self) -> None:
+        """Everybody knows us."""
+        self._called("identify", "")
+
     async def create(self, name: str, wanted: Mapping[str, Any]) -> AgentPool:
         """On condition that there is none of the name."""
         self._called("create", name)

@@ -1,6 +1,7 @@
 """One local cluster for all system tests of a run."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,11 +18,16 @@ CHAT = {
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[LocalCluster]:
-    """A running local cluster with both operators, torn down after the last test."""
+    """A running local cluster with both operators, torn down after the last test.
+
+    Where KAITO_AUDIT_LOG names a file, its audit log is kept there, for ``python -m scripts.permissions``.
+    """
     local = LocalCluster(f"test-{os.getpid()}")
-    local.up()
     try:
+        local.up()
         yield local
+        if keep := os.environ.get("KAITO_AUDIT_LOG"):
+            shutil.copy(local.audit_log, keep)
     finally:
         local.down()
 

@@ -26,7 +26,7 @@ WANTED = agent_pool(a_machine(), cluster="prod", now=NOON)
 
 @pytest.fixture
 async def azure() -> AsyncIterator[Azure]:
-    async with running(AzureStandIn(boot_seconds=600)) as serving:
+    async with running(AzureStandIn(boot_seconds=600, throttled=False)) as serving:
         yield serving
 
 
@@ -104,6 +104,7 @@ ANSWERS: dict[str, tuple[dict[str, Any], str]] = {
         "ClusterNotFound",
     ),
     "connection cut": ({"reset": True}, "CloudUnavailable"),
+    "answer cut": ({"truncated": True}, "CloudUnavailable"),
 }
 
 

@@ -27,47 +27,20 @@ from kaito_operator.reconciler import Reconciler
 from kaito_operator.settings import ProvisionerSettings
 from kaito_operator.workqueue import Retry
 from local_cluster.azure import AzureStandIn
-from local_cluster.azure_machines import VirtualMachine
 from tests.support.azure import Azure, running
 from tests.support.control_plane import ApiServer, empty, establish
+from tests.support.joins_as_node import NODES, JoinsAsNode
 from tests.support.machines import a_claim, a_machine
 from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.controlplane, pytest.mark.money, pytest.mark.usefixtures("crds")]
 
-MACHINES, NODES = "/apis/karpenter.sh/v1alpha5/machines", "/api/v1/nodes"
+MACHINES = "/apis/karpenter.sh/v1alpha5/machines"
 CLAIMS = "/apis/karpenter.sh/v1/nodeclaims"
 ROUND_SECONDS, IN_TIME = 10, 20.0
-MOST_WRITES, MOST_WRITES_OF_A_DELETION = 19, 5
+MOST_WRITES, MOST_WRITES_OF_A_DELETION, MOST_WRITES_OF_A_REPLACEMENT = 19, 5, 5
 """A life without faults takes no more of them, questions whether we still lead included."""
 _numbers = itertools.count(1)
-
-
-@dataclass
-class JoinsAsNode:
-    """Virtual machines whose kubelets say Ready at once."""
-
-    server: ApiServer
-
-    async def start(self, machine: VirtualMachine) -> None:
-        """The Node appears."""
-        await asyncio.to_thread(self._join, machine)
-
-    async def stop(self, name: str) -> None:
-        """The Node goes with its machine."""
-        if await asyncio.to_thread(self.server.get, f"{NODES}/{name}"):
-            await asyncio.to_thread(self.server.ask, "DELETE", f"{NODES}/{name}")
-
-    def _join(self, machine: VirtualMachine) -> None:
-        meta = {"name": machine.name, "labels": dict(machine.labels)}
-        spec = {"providerID": machine.provider_id}
-        self.server.ask("POST", NODES, {"apiVersion": "v1", "kind": "Node", "metadata": meta, "spec": spec})
-        self.server.merge(f"{NODES}/{machine.name}", {"spec": {"taints": []}})  # admission taints every new node
-        ready = {"type": "Ready", "status": "True", "reason": "KubeletReady", "message": ""}
-        have = {"cpu": "12", "memory": "220Gi"}
-        self.server.merge(
-            f"{NODES}/{machine.name}/status", {"status": {"conditions": [ready], "capacity": have, "allocatable": have}}
-        )
 
 
 class Crash(Exception):
@@ -105,6 +78,9 @@ class Watched:
     doom: Doom
     server: ApiServer
     objects: str
+
+    async def identify(self) -> None:
+        await self.cloud.identify()
 
     async def create(self, name: str, wanted: Mapping[str, Any]) -> AgentPool:
         live = await asyncio.to_thread(self.server.get, f"{self.objects}/{name}")
@@ -254,7 +230,7 @@ async def claims(scene: Scene) -> AsyncIterator[Scene]:
 
 @pytest.fixture
 async def scene(api_server: ApiServer, tmp_path: Path) -> AsyncIterator[Scene]:
-    async with running(AzureStandIn(JoinsAsNode(api_server), boot_seconds=0)) as azure:
+    async with running(AzureStandIn(JoinsAsNode(api_server), boot_seconds=0, throttled=False)) as azure:
         settings = azure.settings(tmp_path / "token", gone_seconds=30, launch_seconds=300, registration_seconds=300)
         scene = Scene(api_server, azure, settings, f"m{next(_numbers)}")
         yield scene
@@ -320,6 +296,30 @@ async def test_a_crash_at_any_write_while_a_creating_pool_is_deleted_leaves_no_p
     doom = Doom(nth, answered)
     await _outlived(scene, await scene.started(doom), until=scene.gone)
     assert (scene.left_in_cloud(), scene.nodes(), scene.creates()) == ([], [], [201])
+    count_cases("provisioner crashes", int(doom.writes == nth))
+
+
+@pytest.mark.parametrize("answered", [False, True], ids=["before it is sent", "before its answer is read"])
+@pytest.mark.parametrize("nth", range(1, MOST_WRITES_OF_A_REPLACEMENT + 1))
+@pytest.mark.parametrize("lost", [False, True], ids=["a failed pool", "a lost node"])
+async def test_a_crash_at_any_write_while_a_pool_is_replaced_makes_one_and_no_more(
+    scene: Scene, nth: int, answered: bool, lost: bool, count_cases: Callable[[str, int], None]
+) -> None:
+    if not lost:
+        why = {"code": "InsufficientSubnetSize", "message": "no addresses"}
+        await scene.azure.fault(method="PUT", fails=why, times=1)
+    scene.ask_for_it()
+    process = await scene.started()
+    if lost:
+        await scene.lived(process, until=scene.ready)
+        pools = scene.azure.stand_in.pools
+        pools.delete(pools.by_name[scene.name])
+        await pools.by_name[scene.name].operation.work  # type: ignore[misc]  # it has just begun
+    else:
+        await scene.lived(process, until=lambda: scene.condition("MachineLaunched") == ("False", "SubnetFull"))
+    doom = Doom(nth, answered)
+    await _outlived(scene, await scene.started(doom), until=lambda: scene.creates() == [201, 201] and scene.ready())
+    assert (scene.left_in_cloud(), len(scene.nodes()), scene.creates()) == ([scene.name], 1, [201, 201])
     count_cases("provisioner crashes", int(doom.writes == nth))
 
 

@@ -64,7 +64,7 @@ class Scene:
 
 @pytest.fixture
 async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
-    async with running(AzureStandIn(Recorded(), boot_seconds=600)) as azure:
+    async with running(AzureStandIn(Recorded(), boot_seconds=600, throttled=False)) as azure:
         cloud = connect(azure.settings(tmp_path / "token"))
         yield Scene(azure, cloud)
         await cloud.close()
@@ -154,7 +154,9 @@ async def test_absence_counts_from_the_first_404_and_not_from_before_the_pool(sc
     await door.delete(DELETE)
     scene.time.passes(10)
     assert await door.gone(NAME)
-    assert door.known(NAME).absent_since == NOON + timedelta(seconds=10)
+    scene.time.passes(10)
+    assert await door.gone(NAME)
+    assert door.known(NAME).absent_since == NOON + timedelta(seconds=20)
 
 
 @pytest.mark.faults
@@ -308,3 +310,30 @@ async def test_what_is_known_of_a_machine_that_is_gone_is_forgotten(scene: Scene
     await door.create(CREATE)
     await followed(door, mirror_of())
     assert door.known(NAME).nothing
+
+
+@pytest.mark.faults
+async def test_those_who_are_throttled_come_back_one_after_another(scene: Scene) -> None:
+    """Fifty that all came back after the same Retry-After found one token again, and waited ever longer."""
+    door = scene.door()
+    await scene.azure.fault(request="get", status=429, headers={"Retry-After": "7"})
+    for number in range(10):
+        assert not await door.gone(f"ws{number}")
+    told = [door.known(f"ws{number}").delete_refused for number in range(10)]
+    waits = [(no.until - NOON).total_seconds() for no in told if no is not None]
+    assert waits == [7.0 + 2.0 * number for number in range(10)]
+
+    scene.time.passes(3600)
+    await door.gone("ws1")
+    again = door.known("ws1").delete_refused
+    assert again is not None
+    assert (again.until - NOON).total_seconds() == 3600 + 10  # nobody waits any more; the second try in a row
+
+
+async def test_a_deletion_takes_one_look_and_one_request(scene: Scene) -> None:
+    door = scene.door()
+    await door.create(CREATE)
+    scene.azure.stand_in.history.clear()
+    await door.delete(DELETE)
+    await door.delete(DELETE)
+    assert scene.azure.calls() == [("GET", 200), ("DELETE", 202), ("GET", 404)]

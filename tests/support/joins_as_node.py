@@ -1,0 +1,36 @@
+"""Virtual machines of Azure's stand-in that are Nodes of a test API server, and nothing else."""
+
+import asyncio
+from dataclasses import dataclass
+
+from local_cluster.azure_machines import VirtualMachine
+from tests.support.control_plane import ApiServer
+
+NODES = "/api/v1/nodes"
+
+
+@dataclass
+class JoinsAsNode:
+    """Virtual machines whose kubelets say Ready at once."""
+
+    server: ApiServer
+
+    async def start(self, machine: VirtualMachine) -> None:
+        """The Node appears."""
+        await asyncio.to_thread(self._join, machine)
+
+    async def stop(self, name: str) -> None:
+        """The Node goes with its machine."""
+        if await asyncio.to_thread(self.server.get, f"{NODES}/{name}"):
+            await asyncio.to_thread(self.server.ask, "DELETE", f"{NODES}/{name}")
+
+    def _join(self, machine: VirtualMachine) -> None:
+        meta = {"name": machine.name, "labels": dict(machine.labels)}
+        spec = {"providerID": machine.provider_id}
+        self.server.ask("POST", NODES, {"apiVersion": "v1", "kind": "Node", "metadata": meta, "spec": spec})
+        self.server.merge(f"{NODES}/{machine.name}", {"spec": {"taints": []}})  # admission taints every new node
+        ready = {"type": "Ready", "status": "True", "reason": "KubeletReady", "message": ""}
+        have = {"cpu": "12", "memory": "220Gi"}
+        self.server.merge(
+            f"{NODES}/{machine.name}/status", {"status": {"conditions": [ready], "capacity": have, "allocatable": have}}
+        )
