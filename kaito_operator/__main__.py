@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from functools import partial
 
 from pydantic import ValidationError
@@ -30,9 +31,11 @@ log = logging.getLogger("kaito_operator")
 def _workspace() -> tuple[ControllerSettings, Controller]:  # type: ignore[type-arg]  # each controller sees its own type
     from kaito_operator.workspace.controller import workspace_controller
     from presets.catalog import load_catalog
+    from presets.prices.price import DEFAULT_REGION, known
 
     settings = WorkspaceSettings()
-    return settings, workspace_controller(settings, load_catalog())
+    prices = known(settings.cloud, settings.price_region or DEFAULT_REGION[settings.cloud])
+    return settings, workspace_controller(settings, replace(load_catalog(), prices=prices))
 
 
 def _provisioner() -> tuple[ControllerSettings, Controller]:  # type: ignore[type-arg]
@@ -49,7 +52,7 @@ async def run(name: str, kubeconfig: str | None, *, take_signals: Callable[[], N
     """Observes, and works while it leads, until cancelled or until a part of it fails."""
     settings, controller = CONTROLLERS[name]()
     logs.set_up(form=settings.log_format, level=settings.log_level)
-    metrics = Metrics(controller.name)
+    metrics = Metrics(controller.name, registry=controller.registry)
     connect = partial(Kube.connect, kubeconfig, field_manager=controller.field_manager, counted=metrics.requested)
     async with AsyncExitStack() as held:
         # A connection of its own: renewals wait for nobody, and only they may write without the Lease.
@@ -71,7 +74,7 @@ async def run(name: str, kubeconfig: str | None, *, take_signals: Callable[[], N
         probes = endpoints(
             metrics,
             healthy=lambda: _stalled(reconciler.listed_at, settings.resync_seconds),
-            ready=lambda: "not listed yet" if reconciler.listed_at is None else None,
+            ready=lambda: "not listed yet" if reconciler.listed_at is None else controller.unready(),
             metrics_port=settings.metrics_port,
             health_port=settings.health_port,
         )
@@ -79,6 +82,8 @@ async def run(name: str, kubeconfig: str | None, *, take_signals: Callable[[], N
         group = await held.enter_async_context(asyncio.TaskGroup())
         group.create_task(watch(controller, kube, reconciler.saw, spawned=take_signals))
         group.create_task(reconciler.observe())
+        for each in controller.from_the_start:
+            group.create_task(each())
         async with leader.term():
             metrics.leading(True)
             await reconciler.work()

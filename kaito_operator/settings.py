@@ -60,6 +60,12 @@ class WorkspaceSettings(ControllerSettings):
     cloud: Literal["azure", "aws"] = Field(
         "azure", alias="CLOUD_PROVIDER", description="Whose instance types are meant."
     )
+    price_region: str = Field(
+        "",
+        alias="KAITO_PRICE_REGION",
+        description="Prices in messages and status are those of this region; they are known for `eastus` of Azure and "
+        "`us-east-1` of AWS, the defaults. Any other: no prices are shown.",
+    )
     node_provisioner: Literal["machine", "nodeclaim"] = Field(
         "machine",
         alias="KAITO_NODE_PROVISIONER",

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import ValidationError
 
+from presets.prices.price import Price
 from presets.rows import Gpu as Gpu
 from presets.rows import InstanceType as InstanceType
 from presets.rows import Model as Model
@@ -42,6 +43,8 @@ class Catalog:
     models: Mapping[str, Model]
     instance_types: Mapping[str, InstanceType]
     gpus: Mapping[str, Gpu]
+    prices: Mapping[str, Price] = dataclasses.field(default_factory=dict)
+    """Of a machine for an hour, by instance type in lower case; what is not there is not known."""
     _models: Mapping[str, Model] = dataclasses.field(init=False, repr=False)
     _instance_types: Mapping[str, InstanceType] = dataclasses.field(init=False, repr=False)
 
@@ -68,6 +71,17 @@ class Catalog:
             return 0
         of_card = min(1.0, size.gpu_memory_gib / (size.gpus * card.memory_gib))
         return int((card.memory_mib << 20) * of_card)
+
+    def price(self, size: InstanceType) -> Price | None:
+        """What a machine of this size costs; None if that is not known."""
+        return self.prices.get(size.name.lower())
+
+    def with_prices(self, names: Iterable[str]) -> str:
+        """Sizes in words, each with its price where it is known."""
+        priced = ((name, self.prices.get(name.lower())) for name in names)
+        return ", ".join(
+            f"{name} ({price.hourly:.2f} {price.currency} an hour)" if price else name for name, price in priced
+        )
 
     def instance_type(self, name: str) -> InstanceType | None:
         """The instance type of this name; None if the table does not know it, though Azure may."""

@@ -52,6 +52,8 @@ class Weights:
     architecture: Architecture
     dtype: Dtype = "bfloat16"
     quantisation: Quantisation = ""
+    file_bytes: int = 0
+    """Of its files, where they are known: they tell more than the formula."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +102,8 @@ Needs = Callable[[Load], Memory]
 def weight_bytes(of: Weights) -> int:
     """What the weights take, all of them. Embeddings are never packed; MXFP4 packs the experts alone."""
     architecture, plain = of.architecture, DTYPE_BYTES[of.dtype]
+    if of.file_bytes:
+        return of.file_bytes
     if not of.quantisation:
         return parameters(architecture) * plain
     linear = linear_parameters(architecture)
@@ -187,7 +191,7 @@ def _weights_of_one(of: Weights, split: Split) -> float:
     """The fullest GPU of a pipeline has its layers and, at the ends, an embedding; tensor parallel cuts all alike."""
     architecture, plain = of.architecture, DTYPE_BYTES[of.dtype]
     ends = (embedding_parameters(architecture) + architecture.other_parameters) * plain
-    layers = weight_bytes(of) - ends
+    layers = max(0, weight_bytes(of) - ends)
     if split.pipeline > 1:
         ends = (architecture.hidden * architecture.vocabulary + architecture.other_parameters) * plain
     return (layers * _share(architecture, split) + ends) / split.tensor
@@ -224,5 +228,5 @@ def _largest(fits: Callable[[int], bool], *, most: int) -> int:
 
 
 def quantised(of: Weights, to: Quantisation) -> Weights:
-    """The same model, packed."""
-    return replace(of, quantisation=to)
+    """The same model, packed as it is loaded."""
+    return replace(of, quantisation=to, file_bytes=0)

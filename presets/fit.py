@@ -9,6 +9,8 @@ SHARE_FOR_PODS = 0.75
 """AKS keeps back at most a quarter of a machine's memory for itself (its kube-reserved table: 25 % of the first 4 GiB,
 less of what is above, and 0.75 GiB for eviction on older versions)."""
 SUGGESTIONS = 3
+MOST_MACHINES = 16
+"""Over more of them no model of the catalogue is spread."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,14 +26,23 @@ class Misfit:
 
     problems: tuple[str, ...]
     sizes: tuple[str, ...]
+    count: int = 0
+    """How many machines of this size would do; 0 where no number does, or where one is enough."""
 
 
 def fits(model: Model, instance_type: InstanceType, count: int, *, catalog: Catalog) -> Fit | Misfit:
     """Whether ``count`` machines of this size serve the model. Every replica of a model that cannot spread over
     machines must fit on one of them."""
     if against := problems(model, instance_type, count, catalog=catalog):
-        return Misfit(problems=against, sizes=smallest(model, count, catalog=catalog, cloud=instance_type.cloud))
+        sizes = smallest(model, count, catalog=catalog, cloud=instance_type.cloud)
+        return Misfit(problems=against, sizes=sizes, count=_more(model, instance_type, count, catalog=catalog))
     return Fit(gpus_per_node=instance_type.gpus)
+
+
+def _more(model: Model, size: InstanceType, count: int, *, catalog: Catalog) -> int:
+    """The number of machines over which a model that spreads would fit."""
+    enough = (n for n in range(count + 1, MOST_MACHINES + 1) if not problems(model, size, n, catalog=catalog))
+    return next(enough, 0) if model.distributed else 0
 
 
 def smallest(model: Model, count: int, *, catalog: Catalog, cloud: str = "azure") -> tuple[str, ...]:

@@ -93,7 +93,12 @@ class Model:
     @property
     def weights(self) -> Weights:
         """As it is loaded."""
-        return Weights(architecture=self.architecture, dtype=self.dtype, quantisation=self.quantisation)
+        return Weights(
+            architecture=self.architecture,
+            dtype=self.dtype,
+            quantisation=self.quantisation,
+            file_bytes=self.weight_bytes,
+        )
 
     @property
     def file_bytes(self) -> int:

@@ -71,9 +71,9 @@ NODECLAIM = Resource(
     categories=("karpenter",),
 )
 FILES = {
-    "charts/workspace/crds/kaito.sh_workspaces.yaml": WORKSPACE,
-    "charts/gpu-provisioner/crds/karpenter.sh_machines.yaml": MACHINE,
-    # Not under crds/: where Karpenter runs, the kind is Karpenter's to install.
+    "charts/workspace/files/crds/kaito.sh_workspaces.yaml": WORKSPACE,
+    "charts/gpu-provisioner/files/crds/karpenter.sh_machines.yaml": MACHINE,
+    # Not under files/crds/: where Karpenter runs, the kind is Karpenter's to install.
     "charts/gpu-provisioner/files/karpenter.sh_nodeclaims.yaml": NODECLAIM,
 }
 

@@ -27,7 +27,7 @@ class Reason(StrEnum):
     INVALID = "InvalidWorkspace"
     UNKNOWN_PRESET = "UnknownPreset"
     UNKNOWN_INSTANCE_TYPE = "UnknownInstanceType"
-    MACHINE_TOO_SMALL = "MachineTooSmall"
+    DOES_NOT_FIT = "DoesNotFit"
     NOT_YET_SUPPORTED = "NotYetSupported"
     CONFIG_MAP_MISSING = "ConfigMapMissing"
     CONFIG_INVALID = "ConfigInvalid"

@@ -130,8 +130,9 @@ def _size(preset: Preset, *, resource: Resource, catalog: Catalog) -> Iterator[P
         return
     fit = fits(model, size, resource.count, catalog=catalog)
     if isinstance(fit, Misfit):
-        sizes = f"; these are large enough: {', '.join(fit.sizes)}" if fit.sizes else ""
-        yield Problem(at, f"{'; '.join(fit.problems)}{sizes}", Reason.MACHINE_TOO_SMALL)
+        sizes = f"; these are large enough: {catalog.with_prices(fit.sizes)}" if fit.sizes else ""
+        more = f"; or write resource.count: {fit.count}" if fit.count else ""
+        yield Problem(at, f"{'; '.join(fit.problems)}{sizes}{more}", Reason.DOES_NOT_FIT)
 
 
 def _model(preset: Preset, *, catalog: Catalog) -> Model | None:

@@ -14,7 +14,16 @@ from kaito_operator.api.spec import Resource
 from kaito_operator.api.validation import problems
 from kaito_operator.api.workspace import Workspace
 from kaito_operator.plan import Apply, Delete, Finalizer, Plan
-from kaito_operator.workspace import diagnosis, job_diagnosis, machines, nodes, pod_diagnosis, services, status
+from kaito_operator.workspace import (
+    diagnosis,
+    estimates,
+    job_diagnosis,
+    machines,
+    nodes,
+    pod_diagnosis,
+    services,
+    status,
+)
 from kaito_operator.workspace.farewell import farewell
 from kaito_operator.workspace.finding import Finding, waits_for, wrong
 from kaito_operator.workspace.inference import COMPONENT
@@ -55,7 +64,7 @@ def _worked_on(
     seen: Observed, resource: Resource, asked: Task, *, now: datetime, catalog: Catalog, installation: Installation
 ) -> Plan:
     """Machines, then nodes, then the training if there is one, then the model on them, then its answer."""
-    workspace, needs = seen.workspace, asked.served.needs
+    workspace, needs, body_resource = seen.workspace, asked.served.needs, resource
     size = catalog.instance_type(resource.instance_type)
     if asked.over:
         resource = resource.model_copy(update={"count": 0})  # the machines are paid for by the hour
@@ -76,6 +85,7 @@ def _worked_on(
         wanted_nodes=resource.count,
         endpoint=services.endpoint(seen.service),
         tuning=status.tuning(asked.tuned, seen.progress, before=workspace.status.get("tuning")),
+        estimate=estimates.estimate(asked, body_resource, size, gpus=gpus, catalog=catalog),
     )
     work = workload(seen, asked, resource, gpus=gpus, begun=standing.resource.passed, installation=installation)
     apply = (
@@ -174,6 +184,7 @@ def _reported(
         wanted_nodes=standing.wanted_nodes,
         endpoint=standing.endpoint,
         tuning=standing.tuning,
+        estimate=standing.estimate,
         now=now,
     )
     bare = standing.stopped is None and labels.WORKSPACE_FINALIZER not in workspace.finalizers

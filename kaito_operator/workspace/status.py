@@ -33,6 +33,8 @@ class Standing:
     endpoint: str = ""
     tuning: Mapping[str, Any] | None = None
     """status.tuning."""
+    estimate: Mapping[str, Any] | None = None
+    """status.estimate."""
     bought: ConditionType = ConditionType.MACHINE_READY
     """The condition of what machines are asked for with."""
     stopped: Finding | None = None
@@ -93,6 +95,7 @@ def report(
     endpoint: str,
     now: datetime,
     tuning: Mapping[str, Any] | None = None,
+    estimate: Mapping[str, Any] | None = None,
 ) -> tuple[Report, ...]:
     """The status to write, if it is another than the one seen. Every field of ours is always in it."""
     seen = workspace.status
@@ -103,6 +106,7 @@ def report(
         "targetNodeCount": wanted_nodes,
         "endpoint": endpoint,
         **({"tuning": dict(tuning)} if tuning else {}),
+        **({"estimate": dict(estimate)} if estimate else {}),
     }
     return () if _is_told(told, seen, workspace.conditions) else (Report(workspace.ref, workspace.uid, told),)
 

@@ -69,7 +69,7 @@ def test_a_row_is_complete_and_agrees_with_its_architecture(name: str) -> None:
     """Published counts against what the shapes come to: a wrong digit in either is seen."""
     model = CATALOG.models[name]
     assert parameters(model.architecture) == pytest.approx(model.parameters, rel=0.03)
-    assert weight_bytes(model.weights) == pytest.approx(model.file_bytes, rel=0.03)
+    assert weight_bytes(dataclasses.replace(model.weights, file_bytes=0)) == pytest.approx(model.file_bytes, rel=0.03)
     assert model.active_parameters <= model.parameters
     assert re.fullmatch(r"[\w.-]+/[\w.-]+", model.hub)
     assert model.license

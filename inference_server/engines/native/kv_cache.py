@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 
+import numpy
 import torch
 from torch import Tensor
 
@@ -24,8 +25,7 @@ class KVCache:
         self, *, layers: int, kv_heads: int, head_dim: int, blocks: int, dtype: torch.dtype, device: torch.device
     ) -> None:
         shape = (layers, kv_heads, blocks * BLOCK, head_dim)
-        self.keys = torch.zeros(shape, dtype=dtype, device=device)
-        self.values = torch.zeros(shape, dtype=dtype, device=device)
+        self.keys, self.values = _zeros(shape, dtype, device), _zeros(shape, dtype, device)
         self.blocks = blocks
 
     def write(self, layer: int, slots: Tensor, keys: Tensor, values: Tensor) -> None:
@@ -42,6 +42,13 @@ class KVCache:
         heads, _, width = stored.shape
         pages = stored.view(heads, -1, BLOCK * width).index_select(1, tables.flatten())
         return pages.view(heads, tables.shape[0], tables.shape[1] * BLOCK, width)
+
+
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Zeros whose memory is taken as it is written: numpy asks for zeroed pages, which torch on a CPU writes itself."""
+    if device.type == "cpu" and dtype == torch.float32:
+        return torch.from_numpy(numpy.zeros(shape, numpy.float32))
+    return torch.zeros(shape, dtype=dtype, device=device)
 
 
 @dataclass(slots=True)

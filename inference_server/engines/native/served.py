@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import torch
 from transformers import AutoTokenizer, GenerationConfig
 
@@ -22,7 +23,9 @@ from inference_server.settings import Settings
 log = logging.getLogger(__name__)
 
 CACHED_TOKENS = 16384
-"""Room of the cache in tokens where the context is not longer; memory is taken only as it is used."""
+"""Room of the cache in tokens where the context is not longer; its memory is taken as it is used, in huge pages."""
+SHARE_FOR_CACHE = 0.8
+"""Of the memory that is free once the weights are loaded; the rest is for what a step computes."""
 STEP_TOKENS = 512
 """Tokens computed in a step at most: longer prompts come in chunks, so that decoding requests are not held up."""
 MOST_RUNNING = 64
@@ -49,8 +52,11 @@ class NativeModel:
         dtype = _dtype(settings, device)
         say("packing the weights")
         packed = weights.load(directory, of, dtype=dtype, device=device)
-        blocks = -(-max(of.context, CACHED_TOKENS) // BLOCK)
         stored = torch.float32 if device.type == "cpu" else dtype
+        blocks = _blocks(of, stored, device)
+        context = min(of.context, blocks * BLOCK)
+        if context < of.context:
+            log.warning("memory is there for a context of %d tokens, not for the model's %d", context, of.context)
         cache = KVCache(
             layers=of.layers, kv_heads=of.kv_heads, head_dim=of.head_dim, blocks=blocks, dtype=stored, device=device
         )
@@ -58,7 +64,7 @@ class NativeModel:
         runner = Runner(Model(of, packed, cache), allocator, device=device)
         scheduler = Scheduler(allocator, token_budget=STEP_TOKENS, most_running=MOST_RUNNING)
         log.info("%s packed on %s as %s in %.1f s", directory, device, dtype, time.monotonic() - began)
-        return cls(of, runner, scheduler, _served(settings, directory, tokenizer, of))
+        return cls(of, runner, scheduler, _served(settings, directory, tokenizer, of, context=context))
 
     def add(self, sequence: Sequence) -> None:
         """Takes a request in."""
@@ -86,12 +92,19 @@ def _dtype(settings: Settings, device: torch.device) -> torch.dtype:
     return torch.float32 if settings.torch_dtype == "float32" or device.type == "cpu" else torch.float16
 
 
-def _served(settings: Settings, directory: Path, tokenizer: object, of: Architecture) -> ServedModel:
+def _blocks(of: Architecture, stored: torch.dtype, device: torch.device) -> int:
+    """Room for the model's whole context, or for as much of it as there is memory."""
+    block: int = 2 * of.layers * of.kv_heads * of.head_dim * BLOCK * stored.itemsize
+    free = psutil.virtual_memory().available if device.type == "cpu" else torch.cuda.mem_get_info(device)[0]
+    return max(1, min(-(-max(of.context, CACHED_TOKENS) // BLOCK), int(free * SHARE_FOR_CACHE) // block))
+
+
+def _served(settings: Settings, directory: Path, tokenizer: object, of: Architecture, *, context: int) -> ServedModel:
     known = GenerationConfig.from_pretrained(directory) if (directory / "generation_config.json").exists() else None
     options = GenerateKwargs.model_fields
     return ServedModel(
         name=settings.served_model_name or directory.name,
         tokenizer=HuggingFaceTokenizer(tokenizer, vocabulary_size=of.vocabulary),
-        context_length=of.context,
+        context_length=context,
         defaults={key: value for key in options if (value := getattr(known, key, None)) is not None},
     )

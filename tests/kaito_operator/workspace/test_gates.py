@@ -44,7 +44,7 @@ def test_a_mistaken_workspace_buys_nothing_and_gets_no_finalizer() -> None:
     todo = planned(a_workspace(preset="falcon-40b", instance_type="Standard_NC6s_v3", finalizer=False))
     assert (todo.apply, todo.delete, todo.finalizer) == ((), (), Finalizer.KEEP)
     found = conditions(todo)
-    assert found["WorkspaceReady"][:2] == ("False", "MachineTooSmall")
+    assert found["WorkspaceReady"][:2] == ("False", "DoesNotFit")
     assert found["Ready"] == found["WorkspaceReady"]
     assert found["MachineReady"] == found["ResourceReady"] == found["InferenceReady"] == WAITS
 
