@@ -63,6 +63,13 @@ lock: # the locked requirements, from pyproject.toml
 	@$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --quiet --extra operator pyproject.toml -o requirements/operator.txt
 	@$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --quiet --extra server --extra tuning pyproject.toml -o requirements/server.txt
 
+docs: $(VENV)/ready ## the documentation as a site, in site/
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --clean
+	@echo "site/index.html"
+
+images: $(VENV)/ready ## both container images, by docker, podman or buildah; BASE=IMAGE for another base
+	@$(BIN)/python -m scripts.images
+
 bench: setup ## measure; ONLY=prefix for a part
 	@$(BIN)/python -m bench $(if $(ONLY),--only $(ONLY),)
 

@@ -2,6 +2,8 @@
 
 import importlib
 import sys
+from pathlib import Path
+from typing import NoReturn
 
 import typer
 
@@ -10,8 +12,13 @@ from local_cluster.errors import LocalClusterError
 COMMANDS = {
     "demo": "kaito_cli.demo",
     "local": "kaito_cli.local",
+    "models": "kaito_cli.models",
+    "plan": "kaito_cli.plan",
     "status": "kaito_cli.status",
+    "deploy": "kaito_cli.deploy",
     "chat": "kaito_cli.chat",
+    "logs": "kaito_cli.logs",
+    "doctor": "kaito_cli.doctor",
 }
 """Command → the module whose ``mount(app)`` adds it."""
 
@@ -22,7 +29,7 @@ def application(first_argument: str = "") -> typer.Typer:
         name="kaito",
         help="A Workspace becomes a running language model on Kubernetes.",
         no_args_is_help=True,
-        add_completion=False,
+        rich_markup_mode=None,
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
@@ -34,12 +41,37 @@ def application(first_argument: str = "") -> typer.Typer:
 
 
 def main() -> None:
-    """Exit code 0 when done, 1 with one line on what is wrong, 2 for a command line that makes no sense."""
+    """Exit code 0 when done, 1 with a line on what is wrong, 2 with a line for a command line that makes no sense."""
     try:
-        application(sys.argv[1] if len(sys.argv) > 1 else "")()
+        wanted = application(sys.argv[1] if len(sys.argv) > 1 else "")
+        sys.exit(wanted(prog_name=_called(sys.argv[0]), standalone_mode=False))
     except LocalClusterError as error:
-        sys.stderr.write(f"{error}\n")
+        _fail(str(error), 1)
+    except typer.TyperException as wrong:
+        _fail(_advice(wrong), wrong.exit_code)
+    except typer.Abort:
+        _fail("stopped; nothing was changed after that", 1)
+    except BrokenPipeError:
+        # Who read our output has seen enough, as `kaito logs NAME | head` does; Python would complain when it flushes.
+        sys.stdout = None
         sys.exit(1)
+
+
+def _called(program: str) -> str:
+    """What the user typed: kubectl starts its plugins by the name ``kubectl-kaito``."""
+    return "kubectl kaito" if Path(program).name.startswith("kubectl-") else "kaito"
+
+
+def _advice(wrong: typer.TyperException) -> str:
+    """What is wrong with the command line and where the right one is shown; help itself stays as it is."""
+    command = getattr(getattr(wrong, "ctx", None), "command_path", "kaito")
+    told = wrong.format_message()
+    return told if told.lstrip().startswith("Usage:") else f"{told.rstrip('.')}; see {command} --help"
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    sys.stderr.write(f"{message}\n")
+    sys.exit(code)
 
 
 def _no_command_of_its_own() -> None:

@@ -6,15 +6,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kaito_cli.connection import Complaint, Kubeconfig, Namespace, on_cluster
+from kaito_cli.connection import Complaint, Context, Kubeconfig, Namespace, on_cluster
 
 if TYPE_CHECKING:
+    from kaito_cli.requests import Requests
     from kaito_operator.kube.client import Kube
 
 LONGEST_ANSWER = 1024
 """Tokens of prompt and answer together."""
 PATIENCE = 300.0
 """Seconds for one answer."""
+Message = dict[str, str]
 
 
 def mount(kaito: typer.Typer) -> None:
@@ -27,17 +29,58 @@ def chat(
     prompt: Annotated[str | None, typer.Argument(help="What to ask; without it, a conversation.")] = None,
     namespace: Namespace = "default",
     kubeconfig: Kubeconfig = None,
+    context: Context = None,
+    model: Annotated[str | None, typer.Option(help="An adapter, or the base model; see GET /v1/models.")] = None,
+    system: Annotated[str | None, typer.Option(help="What the model is told before the conversation.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="The longest answer, in tokens.", min=1)] = None,
+    *,
+    plain: Annotated[bool, typer.Option("--plain", help="By POST /chat: no history; for base models.")] = False,
 ) -> None:
-    """Talk to the model of a Workspace."""
+    """Talk to the model of a Workspace. Answers appear as they are made, and the conversation is remembered."""
+    if plain and (model or system or max_tokens):
+        raise typer.BadParameter("--plain asks the default model and has no --model, --system and --max-tokens")
 
     async def work(kube: "Kube") -> None:
+        from kaito_cli.requests import requests
+
         await _must_be_ready(kube, namespace=namespace, name=name)
-        for question in [prompt] if prompt is not None else _questions():
-            answer = await ask(kube, question, namespace=namespace, name=name)
-            typer.echo(answer)
+        history: list[Message] = [{"role": "system", "content": system}] if system else []
+        async with requests(kube) as api:
+            for question in [prompt] if prompt is not None else _questions():
+                if plain:
+                    typer.echo(await ask(kube, question, namespace=namespace, name=name))
+                    continue
+                history.append({"role": "user", "content": question})
+                at = f"/api/v1/namespaces/{namespace}/services/{name}:80/proxy/v1/chat/completions"
+                answer = await stream(api, at, history, model=model, max_tokens=max_tokens)
+                history.append({"role": "assistant", "content": answer})
 
     with contextlib.suppress(KeyboardInterrupt):
-        on_cluster(work, kubeconfig=kubeconfig)
+        on_cluster(work, kubeconfig=kubeconfig, context=context)
+
+
+async def stream(
+    api: "Requests", path: str, history: list[Message], *, model: str | None, max_tokens: int | None
+) -> str:
+    """The answer to a conversation, shown as it comes. Raises Complaint with what the server says."""
+    from kaito_cli.conversation import Refused, new_text, request, told
+    from kaito_operator.kube.errors import KubeError
+
+    answer: list[str] = []
+    try:
+        async for line in api.lines("POST", path, request(history, model=model, most_tokens=max_tokens)):
+            text = new_text(line)
+            answer.append(text)
+            sys.stdout.write(text)
+            sys.stdout.flush()
+    except KubeError as refused:
+        message = told(refused.message)
+        advice = "; try --plain" if "chat template" in message else ""
+        raise Complaint(f"no answer: {message}{advice}") from refused
+    except Refused as refused:
+        raise Complaint(f"the answer broke off: {refused}") from refused
+    typer.echo()
+    return "".join(answer)
 
 
 async def ask(kube: "Kube", question: str, *, namespace: str, name: str) -> str:

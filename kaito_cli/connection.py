@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
+from kaito_cli.formats import Format
+
 if TYPE_CHECKING:
     from kaito_operator.kube.client import Kube
 
@@ -17,7 +19,8 @@ Answer = TypeVar("Answer")
 
 Namespace = Annotated[str, typer.Option("--namespace", "-n", help="The namespace of the Workspace.")]
 Kubeconfig = Annotated[str | None, typer.Option("--kubeconfig", help="A kubeconfig file.")]
-Output = Annotated[str, typer.Option("--output", "-o", help="text or json")]
+Context = Annotated[str | None, typer.Option("--context", help="A context of the kubeconfig.")]
+Output = Annotated[Format, typer.Option("--output", "-o", help="How to print it.")]
 LOCAL = "local"
 """The name of the local cluster that is meant when none is named."""
 
@@ -34,13 +37,13 @@ class Place:
     remark: str = ""
 
 
-def place(asked: str | None) -> Place:
+def place(asked: str | None, *, context: str | None = None) -> Place:
     """Which cluster is meant. A local one that runs is taken only where nothing else is named."""
     if asked is not None:
         if not Path(asked).exists():
             raise Complaint(f"there is no kubeconfig {asked}")
         return Place(asked)
-    if os.environ.get("KUBECONFIG"):
+    if os.environ.get("KUBECONFIG") or context is not None:
         return Place(None)
     from local_cluster import cluster
 
@@ -51,28 +54,30 @@ def place(asked: str | None) -> Place:
     raise Complaint("no cluster: start one with `kaito local up`, or name a kubeconfig with --kubeconfig")
 
 
-def on_cluster(work: Callable[["Kube"], Awaitable[Answer]], *, kubeconfig: str | None) -> Answer:
+def on_cluster(
+    work: Callable[["Kube"], Awaitable[Answer]], *, kubeconfig: str | None, context: str | None = None
+) -> Answer:
     """Connects and works; what goes wrong is one line and exit code 1."""
     try:
-        found = place(kubeconfig)
+        found = place(kubeconfig, context=context)
         if found.remark:
             sys.stderr.write(f"{found.remark}\n")
-        return asyncio.run(_connected(work, found.kubeconfig))
+        return asyncio.run(_connected(work, found.kubeconfig, context))
     except Complaint as complaint:
         sys.stderr.write(f"{complaint}\n")
         raise typer.Exit(1) from None
 
 
-async def _connected(work: Callable[["Kube"], Awaitable[Answer]], kubeconfig: str | None) -> Answer:
-    from kubernetes.aio.config import ConfigException
-
+async def _connected(
+    work: Callable[["Kube"], Awaitable[Answer]], kubeconfig: str | None, context: str | None
+) -> Answer:
     from kaito_operator.kube.client import Kube
     from kaito_operator.kube.errors import KubeError
 
     try:
-        kube = await Kube.connect(kubeconfig, field_manager="kaito-cli")
-    except ConfigException as wrong:
-        raise Complaint(f"the kubeconfig cannot be used: {wrong}") from wrong
+        kube = await Kube.connect(kubeconfig, field_manager="kaito-cli", context=context)
+    except KubeError as wrong:
+        raise Complaint(f"the kubeconfig cannot be used: {wrong.message}; name another with --kubeconfig") from wrong
     try:
         return await work(kube)
     except KubeError as refused:

@@ -1,7 +1,6 @@
 """``kaito local``: a real Kubernetes with both operators on this machine, without Docker and without root."""
 
 import contextlib
-import json
 import os
 from collections.abc import Callable
 from dataclasses import asdict
@@ -10,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 from rich.table import Table
+
+from kaito_cli.formats import Format, printed
 
 if TYPE_CHECKING:
     from local_cluster.cluster import Status
@@ -61,20 +62,22 @@ def down(name: Name = DEFAULT_NAME) -> None:
 @app.command()
 def status(
     name: Name = DEFAULT_NAME,
-    output: Annotated[str, typer.Option("--output", "-o", help="table or json")] = "table",
+    output: Annotated[Format, typer.Option("--output", "-o", help="How to print it.")] = Format.TEXT,
 ) -> None:
     """Show nodes, processes, memory, addresses and the kubeconfig's path."""
     from local_cluster import cluster
 
     found = cluster.status(name)
-    if output == "json":
-        typer.echo(json.dumps({**asdict(found), "rss_mb": found.rss_mb}))
+    if output is not Format.TEXT:
+        typer.echo(printed({**asdict(found), "rss_mb": found.rss_mb}, output))
     else:
         _print_status(found)
 
 
 @app.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
-def run(command: Annotated[list[str], typer.Argument(metavar="-- CMD...")], name: Name = DEFAULT_NAME) -> None:
+def run(
+    command: Annotated[list[str], typer.Argument(metavar="-- CMD...", help="What to run.")], name: Name = DEFAULT_NAME
+) -> None:
     """Run a command in the cluster's network, with KUBECONFIG set and kubectl and helm on PATH."""
     from local_cluster import cluster
 

@@ -1,7 +1,6 @@
 """``kaito status NAME``: the conditions as a tree, the first line says what it waits for."""
 
 import asyncio
-import json
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
@@ -13,7 +12,8 @@ from rich.text import Text
 from rich.tree import Tree
 
 from kaito_cli.ages import age
-from kaito_cli.connection import Kubeconfig, Namespace, Output, on_cluster
+from kaito_cli.connection import Context, Kubeconfig, Namespace, Output, on_cluster
+from kaito_cli.formats import Format, printed
 from kaito_cli.parts import Item, State
 
 if TYPE_CHECKING:
@@ -33,18 +33,19 @@ def status(
     name: Annotated[str, typer.Argument(help="The Workspace.")],
     namespace: Namespace = "default",
     kubeconfig: Kubeconfig = None,
-    output: Output = "text",
+    context: Context = None,
+    output: Output = Format.TEXT,
     *,
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Follow until it is ready.")] = False,
 ) -> None:
     """Say how far a Workspace is and what it waits for. Exit code 0 when it is ready, 1 when not."""
 
     async def work(kube: "Kube") -> "Overview":
-        return await (_follow if watch and output == "text" else _once)(kube, namespace=namespace, name=name)
+        return await (_follow if watch and output is Format.TEXT else _once)(kube, namespace=namespace, name=name)
 
-    found = on_cluster(work, kubeconfig=kubeconfig)
-    if output == "json":
-        typer.echo(json.dumps(asdict(found)))
+    found = on_cluster(work, kubeconfig=kubeconfig, context=context)
+    if output is not Format.TEXT:
+        typer.echo(printed(asdict(found), output))
     elif not watch:
         Console(highlight=False).print(rendered(found, now=datetime.now(UTC)))
     raise typer.Exit(0 if found.ready else 1)

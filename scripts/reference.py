@@ -1,4 +1,4 @@
-"""Writes the pages that are made from the code: the rooms of docs/architecture.md and docs/reference/settings.md.
+"""Writes the pages that are made from the code: rooms, settings, command line, charts.
 
 ``python -m scripts.reference``; a test compares, so that a page never lags.
 """
@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 from kaito_operator import settings
+from scripts import catalogue_pages, charts, cli_reference
 
 ROOT = Path(__file__).parent.parent
 ARCHITECTURE = ROOT / "docs/architecture.md"
@@ -55,10 +56,13 @@ def architecture() -> str:
 
 
 def main() -> None:
-    """Writes both pages."""
+    """Writes the pages."""
     ARCHITECTURE.write_text(architecture())
     SETTINGS.parent.mkdir(parents=True, exist_ok=True)
     SETTINGS.write_text(settings.as_markdown())
+    cli_reference.PAGE.write_text(cli_reference.page())
+    charts.write()
+    catalogue_pages.main()
 
 
 if __name__ == "__main__":

@@ -2,6 +2,10 @@
 {{- .Values.nameOverride | default (printf "kaito-%s" .Chart.Name) | trunc 63 | trimSuffix "-" -}}
 {{- end -}}
 
+{{- define "kaito.account" -}}
+{{- .Values.serviceAccount.name | default (include "kaito.name" .) -}}
+{{- end -}}
+
 {{- define "kaito.image" -}}
 {{- if .Values.image.digest -}}
 {{ .Values.image.repository }}@{{ .Values.image.digest }}

@@ -1,0 +1,78 @@
+"""``make images``: both images, by whichever of docker, podman and buildah is there and works.
+
+Asked for by the environment: ONLY (operator or preset), REGISTRY, TAG, PLATFORM; BASE, MODEL, WEIGHTS and REQUIREMENTS,
+which the Dockerfiles explain.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+from scripts.reference import ROOT
+
+BUILD_ARGUMENTS = {"operator": ("BASE",), "preset": ("BASE", "MODEL", "WEIGHTS", "REQUIREMENTS")}
+BUILDERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "docker": (("docker", "build"), ("docker", "info")),
+    "podman": (("podman", "build"), ("podman", "info")),
+    # chroot: also where no user namespaces are to be had, as in a container
+    "buildah": (("buildah", "build", "--isolation", "chroot"), ("buildah", "info")),
+}
+"""Program → how it builds, and how it says that it works."""
+NOBODY = (
+    "no image was built: docker, podman and buildah are missing or do not work here; install one of them, "
+    "and see that `docker info` finds its daemon\n"
+)
+VERSION = "0.1.0"
+
+
+def builder(works: Callable[[tuple[str, ...]], bool]) -> tuple[str, ...] | None:
+    """The first command that builds; None if there is none."""
+    return next((build for build, check in BUILDERS.values() if works(check)), None)
+
+
+def commands(build: tuple[str, ...], asked: Mapping[str, str], *, revision: str, created: str) -> list[list[str]]:
+    """One command an image."""
+    registry, tag = asked.get("REGISTRY") or "kaito", asked.get("TAG") or VERSION
+    names = {"operator": "operator", "preset": f"kaito-{asked.get('MODEL') or 'none'}"}
+    platform = ["--platform", asked["PLATFORM"]] if asked.get("PLATFORM") else []
+    about = {"VERSION": tag, "REVISION": revision, "CREATED": created}
+    made = []
+    only = asked.get("ONLY") or ""
+    for image, known in BUILD_ARGUMENTS.items():
+        if only not in ("", image):
+            continue
+        given = {**about, **{name: asked[name] for name in known if asked.get(name)}}
+        arguments = [word for name, value in given.items() for word in ("--build-arg", f"{name}={value}")]
+        where = ["--file", f"Dockerfile.{image}", "--tag", f"{registry}/{names[image]}:{tag}", "."]
+        made.append([*build, *platform, *arguments, *where])
+    return made
+
+
+def main() -> int:
+    """Builds. Exit code 1 with one line when nothing here can."""
+    build = builder(_works)
+    if build is None:
+        sys.stderr.write(NOBODY)
+        return 1
+    revision = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
+    created = datetime.now(UTC).isoformat(timespec="seconds")
+    for command in commands(build, os.environ, revision=revision.stdout.strip() or "unknown", created=created):
+        print(" ".join(command), flush=True)
+        done = subprocess.run(command, cwd=Path(ROOT), check=False)
+        if done.returncode:
+            return done.returncode
+    return 0
+
+
+def _works(check: tuple[str, ...]) -> bool:
+    if shutil.which(check[0]) is None:
+        return False
+    return subprocess.run(check, capture_output=True, check=False, timeout=60).returncode == 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,206 @@
+"""``kaito models`` and ``kaito plan``: what they tell, their exit codes, and that they ask nobody when told so."""
+
+import json
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from presets.prices.azure_retail import PATH
+from tests.support.faulty_http import Fault, Site, serve
+from tests.support.hub import Repository, header, tensors
+
+ROOT = Path(__file__).parent.parent.parent
+A100 = "Standard_NC24ads_A100_v4"
+LLAMA: dict[str, Any] = {
+    "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 64, "intermediate_size": 128,
+    "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 1000,
+    "max_position_embeddings": 8192,
+}  # fmt: skip
+
+
+def kaito(*arguments: str, stdin: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "kaito_cli", *arguments],
+        cwd=ROOT,
+        input=stdin,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"PATH": "/usr/bin:/bin", "HOME": "/nonexistent", **environment},
+    )
+
+
+def answered(*arguments: str, **environment: str) -> Any:
+    ended = kaito(*arguments, "-o", "json", **environment)
+    assert ended.stderr == ""
+    return json.loads(ended.stdout)
+
+
+def test_the_list_has_every_model_uncut_in_a_pipe() -> None:
+    ended = kaito("models", "--offline")
+    lines = ended.stdout.splitlines()
+    assert lines[0].split()[:2] == ["NAME", "PARAMETERS"]
+    assert lines[-1] == "prices: USD in eastus, 2024-12-01"
+    assert any(line.startswith("qwen3-coder-30b-a3b-instruct ") for line in lines)
+    assert len(lines) > 60
+
+
+def test_the_list_can_be_narrowed() -> None:
+    rows = answered("models", "--fits", "standard_nc4as_t4_v3", "--max-price", "0.6", "--tuning", "--offline")
+    assert {"falcon-7b", "phi-4-mini-instruct"} <= {row["name"] for row in rows}
+    assert all(row["tuning"] and row["hourly"] <= 0.6 for row in rows)
+    assert "llama-3.1-8b-instruct" not in {row["name"] for row in rows}
+
+
+def test_of_one_model_all_is_told() -> None:
+    row = answered("models", "phi-4-mini", "--offline")
+    assert row["hub"] == "microsoft/Phi-4-mini-instruct"
+    assert row["price"]["as_of"] == "2024-12-01"
+    told = kaito("models", "microsoft/phi-4", "--offline").stdout
+    assert "also called" not in told
+    assert "Standard_NV72ads_A10_v5" in told
+
+
+def test_a_plan_tells_memory_price_alternatives_and_objects() -> None:
+    ended = kaito("plan", "--model", "llama-3.1-8b-instruct", "--context", "4096", "--offline")
+    assert ended.returncode == 0
+    for part in ("weights", "KV cache", "fits", "3.20 USD an hour, 2,336 a month (eastus, 2024-12-01)", "fastest",
+                 "1 × Machine (Standard_NV36ads_A10_v5), Deployment, Service (80, 29500)"):  # fmt: skip
+        assert part in ended.stdout, part
+
+
+def test_what_does_not_fit_is_exit_code_2_with_what_does() -> None:
+    ended = kaito("plan", "-m", "phi-4", "-t", "Standard_NC4as_T4_v3", "--offline")
+    assert ended.returncode == 2
+    assert "does not fit: phi-4 needs 29.3 GiB of GPU memory, Standard_NC4as_T4_v3 gives 15.0 GiB" in ended.stdout
+    assert "instead     take Standard_NC24ads_A100_v4, 3.67 USD an hour (eastus, 2024-12-01)" in ended.stdout
+
+
+def test_more_than_any_machine_has_is_exit_code_2_with_how_far_one_gets() -> None:
+    found = answered("plan", "-m", "gemma-3-27b-it", "--context", "1000000", "--offline")
+    assert not found["fits"]
+    assert found["cure"] == "a context of 131,072 tokens fits on Standard_ND96isr_H200_v5"
+
+
+def test_a_tuning_is_planned() -> None:
+    found = answered(
+        "plan", "-m", "phi-3-mini-128k-instruct", "--tuning", "qlora", "-t", "Standard_NC6s_v3", "--offline"
+    )
+    assert found["fits"]
+    assert set(found["memoryGiB"]) == {"weights", "adapter", "activations", "logits", "overhead", "room"}
+    assert found["objects"][2] == "Job"
+
+
+@pytest.mark.parametrize("example", sorted(ROOT.glob("examples/*/workspace.yaml")), ids=lambda path: path.parent.name)
+def test_every_example_can_be_planned_or_says_why_not(example: Path) -> None:
+    ended = kaito("plan", "-f", str(example), "--offline")
+    told = ended.stdout + ended.stderr
+    assert ended.returncode == 0 or "own cannot be planned" in told or "does not fit" in told, told
+
+
+def test_a_manifest_comes_by_standard_input_too() -> None:
+    text = (ROOT / "examples/01-chat-on-cpu/workspace.yaml").read_text()
+    ended = kaito("plan", "-f", "-", "--offline", "-o", "json", stdin=text)
+    assert json.loads(ended.stdout)["model"] == "smollm2-135m-instruct"
+
+
+WRONG = {
+    ("models", "phi-4-mni"): "there is no preset 'phi-4-mni'; did you mean phi-4-mini?",
+    ("models", "--fits", "Standard_NC24ads"): "there is no instance type 'Standard_NC24ads'; did you mean",
+    ("plan",): "write either --filename FILE or --model NAME",
+    ("plan", "-m", "a", "-f", "b"): "write either --filename FILE or --model NAME",
+    ("plan", "-m", "nothing-like-it"): "there is no preset 'nothing-like-it'",
+    ("plan", "-m", "phi-4", "-t", "Standard_X"): "there is no instance type 'Standard_X'",
+    ("plan", "-m", "phi-4", "--context", "-1"): "'--context': Input should be greater than or equal to 0",
+    ("plan", "-m", "phi-4", "--concurrency", "0"): "'--concurrency': Input should be greater than or equal to 1",
+    ("plan", "-m", "phi-4", "--count", "1e9"): "'--count': Input should be a valid integer",
+    ("plan", "-m", "phi-4", "--tuning", "full"): "'full' is not one of",
+    ("plan", "-m", "phi-4", "--cloud", "gcp"): "'gcp' is not one of",
+    ("plan", "-f", "/nonexistent"): "/nonexistent cannot be read: No such file or directory",
+    ("plan", "-f", "README.md"): "README.md",
+}
+
+
+@pytest.mark.badinput
+@pytest.mark.parametrize("arguments", WRONG, ids=" ".join)
+def test_what_is_wrong_is_one_line_that_says_what_to_write(arguments: tuple[str, ...]) -> None:
+    ended = kaito(*arguments, "--offline")
+    assert ended.returncode in (1, 2)
+    assert ended.stdout == ""
+    assert "Traceback" not in ended.stderr
+    assert WRONG[arguments] in ended.stderr
+
+
+@pytest.mark.badinput
+def test_a_manifest_that_is_none_is_refused_with_the_field() -> None:
+    ended = kaito("plan", "-f", "-", "--offline", stdin="kind: Workspace\nresource: {count: many}\n")
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("resource.")
+
+
+def test_prices_come_from_azures_list_and_are_remembered(tmp_path: Path) -> None:
+    item = {
+        "currencyCode": "USD", "retailPrice": 1.25, "armRegionName": "westeurope", "armSkuName": A100,
+        "productName": "Virtual Machines", "skuName": "NC24ads", "unitOfMeasure": "1 Hour",
+    }  # fmt: skip
+    with serve(Site(files={PATH: json.dumps({"Items": [item]}).encode()})) as site:
+        asked = ("plan", "-m", "phi-4", "-t", A100, "--region", "westeurope")
+        for _ in range(2):
+            found = answered(*asked, KAITO_PRICE_LIST=site.url, XDG_CACHE_HOME=str(tmp_path))
+            assert found["price"]["hourly"] == 1.25
+            assert found["price"]["region"] == "westeurope"
+            assert found["price"]["asOf"] == datetime.now(UTC).date().isoformat()
+        assert len(site.asked("GET")) == 1
+
+
+def test_a_price_list_that_is_down_is_said_and_the_dated_table_taken(tmp_path: Path) -> None:
+    with serve(Site(faults=[Fault(status=403)])) as site:
+        ended = kaito("models", "phi-4", KAITO_PRICE_LIST=site.url, XDG_CACHE_HOME=str(tmp_path))
+    assert ended.stderr == "Azure's price list did not answer (HTTP 403): prices are of 2024-12-01\n"
+    assert "3.67 USD (eastus, 2024-12-01)" in ended.stdout
+
+
+def test_of_another_region_nothing_is_made_up() -> None:
+    ended = kaito("plan", "-m", "phi-4", "-t", A100, "--region", "westeurope", "--offline")
+    assert ended.stderr == "offline, prices are known for eastus alone\n"
+    assert "price       unknown" in ended.stdout
+    assert (
+        kaito("models", "phi-4", "--spot", "--offline").stderr == "spot prices are known online and for Azure alone\n"
+    )
+
+
+def test_any_model_of_the_hub_can_be_planned(tmp_path: Path) -> None:
+    with serve(Site()) as site:
+        Repository("org/tiny-llama", LLAMA, {"model.safetensors": header(tensors(LLAMA))}).put_on(site)
+        there = {"HF_ENDPOINT": site.url, "HF_TOKEN": "hf_secret", "XDG_CACHE_HOME": str(tmp_path)}
+        there["KAITO_PRICE_LIST"] = f"{site.url}/none"
+        ended = kaito("plan", "-m", "org/tiny-llama", "--context", "4096", "-t", A100, **there)
+        gated = kaito("models", "org/other", **there)
+    assert ended.returncode == 0
+    assert "weights" in ended.stdout
+    assert gated.returncode == 1
+    assert gated.stderr == "the Hub has no org/other, or it is private and the token in HF_TOKEN may not read it\n"
+    assert "hf_secret" not in ended.stdout + ended.stderr + gated.stderr
+    offline = kaito("plan", "-m", "org/tiny-llama", "--offline")
+    assert offline.stderr == "org/tiny-llama is not in the catalogue, and the Hub is not asked with --offline\n"
+
+
+def test_neither_command_loads_what_is_heavy() -> None:
+    code = """
+import sys
+from kaito_cli.__main__ import application
+try:
+    application(sys.argv[1])(sys.argv[1:], standalone_mode=False)
+except SystemExit:
+    pass
+print([name for name in ("torch", "transformers", "kubernetes", "httpx", "kopf") if name in sys.modules])
+"""
+    for arguments in (("models", "--offline"), ("plan", "-m", "phi-4", "--offline")):
+        ended = subprocess.run(
+            [sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True, check=True
+        )
+        assert ended.stdout.splitlines()[-1] == "[]"
