@@ -23,6 +23,8 @@ pytestmark = pytest.mark.system
 
 ROOT = Path(__file__).parent.parent.parent
 KAITO = (sys.executable, "-m", "kaito_cli", "local")
+MINDS_INTERRUPTS = ("env", "--default-signal=INT")
+"""What a shell starts in the background ignores SIGINT, and so does all that it starts, this test run included."""
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -131,7 +133,7 @@ def test_a_service_is_exposed_on_a_port_of_this_machine(home: Path) -> None:
     kaito("up", "--bare")
     port = free_port()
     with subprocess.Popen(
-        [*KAITO, "expose", "kubernetes", str(port)], stdout=subprocess.PIPE, text=True, cwd=ROOT
+        [*MINDS_INTERRUPTS, *KAITO, "expose", "kubernetes", str(port)], stdout=subprocess.PIPE, text=True, cwd=ROOT
     ) as exposing:
         assert exposing.stdout is not None
         assert exposing.stdout.readline().startswith(f"http://127.0.0.1:{port} is Service kubernetes")
