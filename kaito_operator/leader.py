@@ -10,7 +10,7 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -31,18 +31,33 @@ DEADLINE = 2 / 3
 """The part of the duration after which we hold ourselves no longer for the leader: 10 s of 15."""
 
 
+def end_process() -> None:
+    """Ends this process at once, whatever its other threads do."""
+    os._exit(1)
+
+
 class Leader:
     """Our term of office, or the wait for it.
 
     ``host`` is told in the holder's name, with a part that no other process has. ``only_here`` says that no two
     processes of this host name live at the same time, as is true of the one container in a pod of a Deployment: then
-    a Lease of that host is that of our predecessor, who crashed, and is taken over at once.
+    a Lease of that host is that of our predecessor, who crashed, and is taken over at once. ``end`` is called from
+    another thread when the term is over before it was given back.
     """
 
     def __init__(
-        self, kube: Kube, *, name: str, namespace: str, host: str, seconds: float, only_here: bool = False
+        self,
+        kube: Kube,
+        *,
+        name: str,
+        namespace: str,
+        host: str,
+        seconds: float,
+        only_here: bool = False,
+        end: Callable[[], None] = end_process,
     ) -> None:
         self._kube, self._host, self._seconds, self._only_here = kube, host, seconds, only_here
+        self._end = end
         self._identity = f"{host}_{uuid.uuid4().hex[:8]}"
         self._ref = Ref(LEASE.api_version, LEASE.kind, name, namespace)
         self._valid_until = 0.0
@@ -81,7 +96,8 @@ class Leader:
         while not done.wait(0.5):
             if not self.leads:
                 log.critical("the Lease could not be renewed; ending")
-                os._exit(1)
+                self._end()
+                return
 
     async def _tried(self) -> bool:
         """One try to take or renew the Lease."""

@@ -12,7 +12,8 @@ import threading
 from kaito_operator.kube.client import Kube
 from kaito_operator.leader import Leader
 
-SECONDS = 1.5
+SECONDS = 3.0
+"""Short, and still long enough that a busy machine renews within two thirds of it."""
 LEASE = "held"
 
 
