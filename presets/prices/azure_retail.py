@@ -3,30 +3,20 @@
 https://learn.microsoft.com/rest/api/cost-management/retail-prices/azure-retail-prices
 """
 
-import asyncio
-import json
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import Any
 
-import httpx
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from presets.prices.price import Price
 
 HOST = "https://prices.azure.com"
-PATH = "/api/retail/prices"
-API_VERSION = "2023-01-01-preview"
 CACHED_FOR = 24 * 3600
 """Seconds. On-demand prices change a few times a year, spot prices once or twice a day."""
-ATTEMPTS = 3
 MOST_PAGES = 100
-FIRST_PAUSE = 0.5
-LONGEST_PAUSE = 10.0
-PATIENCE = 15.0
 
 
 class PricesUnavailable(Exception):
@@ -83,29 +73,11 @@ class RetailPrices:
         return (page.Items, datetime.fromtimestamp(written, UTC).date()) if fresh else None
 
     async def _asked(self, region: str) -> tuple[tuple[Item, ...], date]:
-        async with httpx.AsyncClient(timeout=PATIENCE, follow_redirects=False) as client:
-            items = tuple([item async for page in self._pages(client, region) for item in page.Items])
+        from presets.prices import price_list  # a cached answer needs no HTTP library
+
+        items = await price_list.items(self.host, region, currency=self.currency, most_pages=self.most_pages)
         self._remember(region, items)
         return items, datetime.now(UTC).date()
-
-    async def _pages(self, client: httpx.AsyncClient, region: str) -> AsyncIterator[Page]:
-        meant = f"serviceName eq 'Virtual Machines' and armRegionName eq '{region}' and priceType eq 'Consumption'"
-        query = {"api-version": API_VERSION, "currencyCode": f"'{self.currency}'", "$filter": meant}
-        url = str(httpx.URL(self.host + PATH, params=query))
-        for _ in range(self.most_pages):
-            page = await _page(client, url)
-            yield page
-            if not page.NextPageLink:
-                return
-            url = self._on_the_same_host(page.NextPageLink)
-        raise PricesUnavailable(f"the price list has more than {self.most_pages} pages for {region}")
-
-    def _on_the_same_host(self, link: str) -> str:
-        """A link may not lead elsewhere; the real one names its port, which the first address did not."""
-        there = httpx.URL(link)
-        if there.host != httpx.URL(self.host).host:
-            raise PricesUnavailable(f"the price list continues on another host, {there.host}")
-        return link
 
     def _file(self, region: str) -> Path:
         return self.cache / f"azure-{region}-{self.currency}.json"
@@ -120,40 +92,6 @@ class RetailPrices:
             part.replace(file)
         except OSError:
             return
-
-
-async def _page(client: httpx.AsyncClient, url: str) -> Page:
-    """One page, asked for again after a pause when the list is busy."""
-    pause, told = FIRST_PAUSE, ""
-    for attempt in range(ATTEMPTS):
-        if attempt:
-            await asyncio.sleep(min(pause, LONGEST_PAUSE))
-            pause *= 2
-        try:
-            answer = await client.get(url)
-        except httpx.HTTPError as error:
-            told = f"{type(error).__name__}: {error}"
-            continue
-        if answer.status_code == httpx.codes.OK:
-            return _read(answer)
-        told = f"HTTP {answer.status_code}"
-        if answer.status_code != httpx.codes.TOO_MANY_REQUESTS and answer.status_code < 500:
-            break
-        pause = _asked_to_wait(answer) or pause
-    raise PricesUnavailable(f"Azure's price list did not answer ({told})")
-
-
-def _read(answer: httpx.Response) -> Page:
-    try:
-        return Page.model_validate(json.loads(answer.content))
-    except (ValidationError, ValueError) as error:
-        first: Any = error.errors()[0]["loc"] if isinstance(error, ValidationError) else "no JSON"
-        raise PricesUnavailable(f"Azure's price list answers in a form that is not known ({first})") from error
-
-
-def _asked_to_wait(answer: httpx.Response) -> float:
-    told = answer.headers.get("Retry-After", "")
-    return float(told) if told.isdecimal() else 0.0
 
 
 def _is_meant(item: Item, *, spot: bool) -> bool:

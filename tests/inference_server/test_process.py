@@ -34,7 +34,7 @@ def test_the_port_is_open_before_the_model_is_loaded_and_readiness_follows(tiny_
 def test_a_signal_while_the_model_loads_ends_the_process_at_once(tiny_model: Path, tmp_path: Path) -> None:
     with serving(tiny_model, log=tmp_path / "log") as server:
         server.wait_until("/healthz")
-        assert server.terminate(within=3) == 0
+        assert server.terminate(within=20) == 0
 
 
 def test_after_sigterm_running_answers_are_finished_and_nothing_new_is_taken(smollm2: Path, tmp_path: Path) -> None:
@@ -42,13 +42,13 @@ def test_after_sigterm_running_answers_are_finished_and_nothing_new_is_taken(smo
     with serving(smollm2, "--grace_seconds=120", log=tmp_path / "log") as server, ThreadPoolExecutor(1) as pool:
         server.wait_until("/readyz")
         running = pool.submit(httpx.post, f"{server.url}/chat", json=body, timeout=60)
-        eventually(lambda: inside(server), within=10, what="the request is running")
+        eventually(lambda: inside(server), within=30, what="the request is running")
         server.process.terminate()
-        eventually(lambda: server.status("/readyz") == 503, within=5, what="not ready")
+        eventually(lambda: server.status("/readyz") == 503, within=30, what="not ready")
         late = httpx.post(f"{server.url}/chat", json=body)
         assert (late.status_code, late.json()["detail"]) == (503, "the server is about to stop")
         assert running.result().status_code == 200
-        assert server.process.wait(20) == 0
+        assert server.process.wait(60) == 0
 
 
 def test_what_is_not_finished_within_the_grace_period_is_cut_short(smollm2: Path, tmp_path: Path) -> None:
@@ -56,8 +56,8 @@ def test_what_is_not_finished_within_the_grace_period_is_cut_short(smollm2: Path
     with serving(smollm2, "--grace_seconds=0.5", log=tmp_path / "log") as server, ThreadPoolExecutor(1) as pool:
         server.wait_until("/readyz")
         running = pool.submit(httpx.post, f"{server.url}/chat", json=body, timeout=60)
-        eventually(lambda: inside(server), within=10, what="the request is running")
-        assert server.terminate(within=15) == 0
+        eventually(lambda: inside(server), within=30, what="the request is running")
+        assert server.terminate(within=40) == 0
         assert (running.result().status_code, running.result().json()) == (503, {"detail": "the server stops"})
 
 
@@ -67,9 +67,9 @@ def test_a_client_that_goes_away_stops_the_generation(smollm2: Path, tmp_path: P
         server.wait_until("/readyz")
         with pytest.raises(httpx.ReadTimeout):
             httpx.post(f"{server.url}/chat", json=body, timeout=0.5)
-        eventually(lambda: not inside(server), within=5, what="the place is free")
+        eventually(lambda: not inside(server), within=30, what="the place is free")
         short = {"prompt": "Once", "generate_kwargs": {"max_new_tokens": 1}}
-        assert httpx.post(f"{server.url}/chat", json=short, timeout=10).status_code == 200
+        assert httpx.post(f"{server.url}/chat", json=short, timeout=60).status_code == 200
         assert server.terminate() == 0
 
 

@@ -71,7 +71,7 @@ def test_a_crowd_gets_answers_or_429_and_the_probes_answer_all_the_while(server:
 
     with ThreadPoolExecutor(16) as crowd:
         replies = crowd.map(ask, range(24))
-        probes = [httpx.get(f"{server.url}/healthz", timeout=2).status_code for _ in range(20)]
+        probes = [httpx.get(f"{server.url}/healthz", timeout=20).status_code for _ in range(20)]
         found = list(replies)
     assert set(probes) == {200}
     assert {reply.status_code for reply in found} == {200, 429}

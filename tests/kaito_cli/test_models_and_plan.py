@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from presets.prices.azure_retail import PATH
+from presets.prices.price_list import PATH
 from tests.support.faulty_http import Fault, Site, serve
 from tests.support.hub import Repository, header, tensors
 

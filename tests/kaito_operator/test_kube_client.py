@@ -1,7 +1,6 @@
 """The client against a real API server, and against servers that do not behave."""
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -115,14 +114,6 @@ async def test_rights_and_names_are_checked(api_server: ApiServer, namespace: st
     with pytest.raises(errors.Forbidden, match="401"):
         await nobody.list(CONFIG_MAP)
     await nobody.close()
-
-
-async def test_two_hundred_applies_take_no_time(kube: Kube, namespace: str) -> None:
-    """Measured at 0.5 to 1 s on two cores; here only a bound that means: nothing waits between them."""
-    started = time.monotonic()
-    for number in range(200):
-        await kube.apply(a_config_map(namespace, n=str(number)))
-    assert time.monotonic() - started < 5
 
 
 async def test_a_lease_is_replaced_at_its_version(kube: Kube, namespace: str) -> None:

@@ -119,8 +119,10 @@ async def test_two_processes_of_one_host_are_two(kube: Kube, namespace: str) -> 
 async def test_a_process_that_was_suspended_ends_without_another_write(
     api_server: ApiServer, kube: Kube, namespace: str
 ) -> None:
+    """Once it is connected: a write whose connection is still being made when it is suspended goes out afterwards."""
     written = f"/api/v1/namespaces/{namespace}/configmaps/sleeper"
     with holder(api_server, namespace, "sleeper") as process:
+        await soon(lambda: api_server.get(written), within=30, what="its first write")
         process.send_signal(signal.SIGSTOP)
         async with term(leader(kube, namespace, "next")):
             before = (api_server.get(written) or {}).get("data")

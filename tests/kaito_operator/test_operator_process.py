@@ -71,7 +71,7 @@ def leads(server: ApiServer, namespace: str, host: str) -> None:
 
 
 def body(port: str, path: str) -> str:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=20) as answer:
         return str(answer.read().decode())
 
 

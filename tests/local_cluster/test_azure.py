@@ -427,7 +427,7 @@ def test_what_cannot_be_served_is_one_line(arguments: list[str], says: str) -> N
 
 def _pools_at(port: int) -> Any:
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/control/pools", timeout=5) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/control/pools", timeout=20) as answer:
             return json.load(answer)
     except urllib.error.URLError:
         return None

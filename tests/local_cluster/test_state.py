@@ -94,7 +94,7 @@ def test_progress_is_followed_to_its_last_line(directory: ClusterDirectory) -> N
     follower.start()
     directory.report(Outcome.DONE, "API server")
     directory.report(Outcome.UP, "cluster one is up")
-    follower.join(timeout=5)
+    follower.join(timeout=20)
     os.close(held)
     assert [(line.outcome, line.text) for line in followed] == [
         (Outcome.BEGUN, "API server"),

@@ -159,7 +159,7 @@ BROKEN = {
     "": "sizes.yaml: rows by name are expected",
     "a: {cpus: 1, memory_gib: 8}\na: {cpus: 2, memory_gib: 8}": "sizes.yaml: a is there twice.*line 2",
     "a: {cpus: 2, cpus: 3, memory_gib: 8}": "sizes.yaml: cpus is there twice.*line 1",
-    "a: [": "sizes.yaml: .*line 1",
+    "a: [": "sizes.yaml: .*line [12]",
     "a: &x {cpus: *y}": "sizes.yaml: .*undefined alias.*line 1",
     "a: !!python/object/apply:os.getcwd []": "sizes.yaml: could not determine a constructor.*line 1",
 }

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from presets.catalog import load_catalog
-from presets.prices.azure_retail import PATH, PricesUnavailable, RetailPrices
+from presets.prices.azure_retail import PricesUnavailable, RetailPrices
 from presets.prices.price import Price, PriceTableError, bundled, known, read_prices
+from presets.prices.price_list import PATH
 from tests.support.faulty_http import Fault, Site, serve
 
 CATALOG = load_catalog()

@@ -109,7 +109,7 @@ def state_of(cluster: LocalCluster, name: str) -> dict[str, Any]:
 
 
 def fetch(url: str) -> tuple[str, str, str]:
-    return ("python", "-c", f"import urllib.request as u; print(u.urlopen('{url}', timeout=5).read().decode())")
+    return ("python", "-c", f"import urllib.request as u; print(u.urlopen('{url}', timeout=20).read().decode())")
 
 
 def test_init_container_sidecar_volumes_and_probes_make_a_pod_ready(web: LocalCluster) -> None:

@@ -127,7 +127,7 @@ def test_asked_to_stop_it_leaves_a_checkpoint_and_goes_on_to_the_same_adapter(pl
 
 def _progress(port: int) -> dict[str, Any]:
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/progress", timeout=2) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/progress", timeout=20) as answer:
             found: dict[str, Any] = json.load(answer)
             return found
     except OSError:
