@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.text import Text
 
 from kaito_cli.proposal import Choice, Proposal
+from presets.estimate import GIB
 
 BAR = 36
 """Columns of a bar that is as long as the card is large."""
@@ -22,6 +23,7 @@ def rendered(found: Proposal) -> None:
     for line in bars(found):
         console.print(line)
     _verdict(console, found)
+    _start(console, found)
     _money(console, found)
     _choices(console, "cheapest", found.cheapest)
     _choices(console, "fastest", found.fastest)
@@ -71,6 +73,18 @@ def _verdict(console: Console, found: Proposal) -> None:
     console.print(Text("does not fit", style="red").append(f": {found.problem}", style="default"))
     if found.cure:
         console.print(f"instead     {found.cure}")
+
+
+def _start(console: Console, found: Proposal) -> None:
+    """Of a model that fits; how long the machine itself takes to come, nobody can say beforehand."""
+    if not found.fits or found.loading is None:
+        return
+    size = found.model.file_bytes / GIB
+    pull, load = found.loading.pull / 60, found.loading.load / 60
+    console.print(
+        f"start       about {max(1, round(pull + load))} min on a new machine: {pull:.1f} to pull the image, "
+        f"{load:.1f} to load {size:,.1f} GiB"
+    )
 
 
 def _money(console: Console, found: Proposal) -> None:

@@ -19,6 +19,7 @@ from presets.advice import (
 from presets.catalog import Catalog, InstanceType, Model
 from presets.estimate import GIB, Load
 from presets.estimate_tuning import Method, Tuning
+from presets.loading import Loading, loading
 from presets.prices.price import Cloud, Price
 
 if TYPE_CHECKING:
@@ -57,6 +58,8 @@ class Proposal:
     cheapest: Sequence[Choice]
     fastest: Sequence[Choice]
     objects: Sequence[str]
+    loading: Loading | None = None
+    """On a machine that is new; None where nothing is served."""
 
     @property
     def fits(self) -> bool:
@@ -75,6 +78,7 @@ class Proposal:
             "cure": self.cure or None,
             "memoryGiB": {**{name: round(value, 2) for name, value in self.parts.items()}, "room": round(self.room, 2)},
             "spare": self.spare or None,
+            "loadingSeconds": _seconds(self.loading),
             "price": _price(self.price),
             "cheapest": [choice.as_json() for choice in self.cheapest],
             "fastest": [choice.as_json() for choice in self.fastest],
@@ -124,6 +128,7 @@ def propose(
         cheapest=[_choice(each) for each in low],
         fastest=[_choice(each) for each in quick],
         objects=_serving_objects(asked, size),
+        loading=loading(model.file_bytes, disk_gib=model.disk_gib, cloud=size.cloud),
     )
 
 
@@ -225,6 +230,10 @@ def _tuning_objects(size: InstanceType) -> list[str]:
 
 def _gib(**parts: int) -> dict[str, float]:
     return {name.replace("_", " ").replace("kv", "KV"): value / GIB for name, value in parts.items()}
+
+
+def _seconds(times: Loading | None) -> dict[str, int] | None:
+    return {"pull": round(times.pull), "load": round(times.load)} if times else None
 
 
 def _price(price: Price | None) -> dict[str, Any] | None:

@@ -9,11 +9,15 @@ from typing import Any
 
 import pytest
 
+from presets.catalog import load_catalog
+from presets.loading import loading
+from presets.prices.price import DEFAULT_REGION
 from presets.prices.price_list import PATH
 from tests.support.faulty_http import Fault, Site, serve
 from tests.support.hub import Repository, header, tensors
 
 ROOT = Path(__file__).parent.parent.parent
+CLOUDS = tuple(DEFAULT_REGION)
 A100 = "Standard_NC24ads_A100_v4"
 LLAMA: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 64, "intermediate_size": 128,
@@ -69,6 +73,7 @@ def test_a_plan_tells_memory_price_alternatives_and_objects() -> None:
     ended = kaito("plan", "--model", "llama-3.1-8b-instruct", "--context", "4096", "--offline")
     assert ended.returncode == 0
     for part in ("weights", "KV cache", "fits", "3.20 USD an hour, 2,336 a month (eastus, 2024-12-01)", "fastest",
+                 "start       about 10 min on a new machine",
                  "1 × Machine (Standard_NV36ads_A10_v5), Deployment, Service (80, 29500)"):  # fmt: skip
         assert part in ended.stdout, part
 
@@ -93,6 +98,17 @@ def test_a_tuning_is_planned() -> None:
     assert found["fits"]
     assert set(found["memoryGiB"]) == {"weights", "adapter", "activations", "logits", "overhead", "room"}
     assert found["objects"][2] == "Job"
+    assert found["loadingSeconds"] is None  # the adapter is what takes long
+
+
+def test_a_plan_says_how_long_a_new_machine_needs_until_it_answers() -> None:
+    times = [answered("plan", "-m", "phi-4", "--cloud", cloud, "--offline")["loadingSeconds"] for cloud in CLOUDS]
+    model = load_catalog().model("phi-4")
+    assert times == [
+        {"pull": round(found.pull), "load": round(found.load)}
+        for found in (loading(model.file_bytes, disk_gib=model.disk_gib, cloud=cloud) for cloud in CLOUDS)
+    ]
+    assert "start" not in kaito("plan", "-m", "phi-4", "-t", "Standard_NC4as_T4_v3", "--offline").stdout
 
 
 @pytest.mark.parametrize("example", sorted(ROOT.glob("examples/*/workspace.yaml")), ids=lambda path: path.parent.name)
