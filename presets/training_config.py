@@ -12,6 +12,8 @@ from typing import Any
 
 import yaml
 
+from presets import training_keys
+
 HERE = Path(__file__).parent / "training"
 ROOT = "training_config"
 SECTIONS = ("ModelConfig", "QuantizationConfig", "LoraConfig", "TrainingArguments", "DatasetConfig", "DataCollator")
@@ -29,7 +31,8 @@ class TrainingConfigError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class TrainingConfig:
-    """The sections as they were written; ``bits`` are those of the frozen base model, 0 if it is not quantised."""
+    """The sections, their keys as this version has them; ``bits`` are those of the frozen base model, 0 if it is not
+    quantised."""
 
     sections: Mapping[str, Mapping[str, Any]]
     bits: int
@@ -43,10 +46,12 @@ def default_text(method: str) -> str:
 
 def parse(text: str, *, method: str) -> TrainingConfig:
     """Reads a configuration for a method, lora or qlora. Raises TrainingConfigError with everything that is wrong."""
-    sections = _sections(text)
-    if problems := (*_quantization(sections.get("QuantizationConfig", {}), method=method), *_output(sections)):
-        raise TrainingConfigError(problems)
+    written = _sections(text)
+    wrong = [problem for name, given in written.items() for problem in training_keys.problems(name, given)]
+    sections = {name: training_keys.normalised(name, given) for name, given in written.items()}
     quantized = sections.get("QuantizationConfig", {})
+    if problems := (*wrong, *_quantization(quantized, method=method), *_output(sections), *_split(sections)):
+        raise TrainingConfigError(problems)
     return TrainingConfig(sections, next((bits for key, bits in BITS.items() if quantized.get(key)), 0))
 
 
@@ -75,13 +80,7 @@ def _unknown(name: str) -> str:
 
 
 def _quantization(section: Mapping[str, Any], *, method: str) -> Iterator[str]:
-    on = []
-    for key in BITS:
-        value = section.get(key, False)
-        if not isinstance(value, bool):
-            yield f"QuantizationConfig.{key}: write true or false"
-        elif value:
-            on.append(key)
+    on = [key for key in BITS if section.get(key) is True]
     if len(on) > 1:
         yield "QuantizationConfig: load_in_4bit and load_in_8bit exclude each other: leave one out"
     if method == "lora" and on:
@@ -98,3 +97,9 @@ def _output(sections: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     parts = (MOUNT / given).parts
     if ".." in parts or MOUNT not in PurePosixPath(*parts).parents:
         yield "TrainingArguments.output_dir: write a directory below /mnt"
+
+
+def _split(sections: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    given = sections.get("DatasetConfig", {}).get("train_test_split", 1)
+    if isinstance(given, int | float) and not isinstance(given, bool) and not 0 < given <= 1:
+        yield "DatasetConfig.train_test_split: write the share to train on, above 0 and at most 1"

@@ -4,10 +4,7 @@ Built from the mapping, not by way of a command line: KAITO's way flattens value
 whose value is a mapping.
 """
 
-import dataclasses
-import inspect
-from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +14,7 @@ from transformers import BitsAndBytesConfig
 from trl import SFTConfig
 
 from presets.training_config import TrainingConfig
+from presets.training_keys import DROPPED
 from presets.tuning_steps import ExitCode
 from tuning_runner.examples import Columns
 from tuning_runner.transfer_ending import StepFailed
@@ -30,16 +28,6 @@ FUSED_TARGETS = {
     "phi3": ("qkv_proj", "o_proj", "gate_up_proj", "down_proj"),
 }
 """The linear layers of architectures that do not name theirs as llama does: model_type → names, from transformers."""
-RENAMED = {
-    "gradient_checkpointing": "activation_checkpointing",
-    "gradient_checkpointing_kwargs": "activation_checkpointing_kwargs",
-    "evaluation_strategy": "eval_strategy",
-    "no_cuda": "use_cpu",
-    "max_seq_length": "max_length",
-}
-"""Arguments of earlier versions → of this one."""
-DROPPED = ("logging_dir", "overwrite_output_dir", "tokenizer", "tokenizer_name_or_path", "report_to", "output_dir")
-"""Without effect here: the runner decides where results go, and tells its progress itself."""
 LONGEST_EXAMPLE = 2048
 """Tokens by default, or the model's context if that is shorter."""
 SEED = 42
@@ -48,7 +36,6 @@ SEED = 42
 def lora(config: TrainingConfig, *, model_type: str) -> LoraConfig:
     """The adapter. Target modules by the model's family unless the configuration names some."""
     section = dict(config.sections.get("LoraConfig", {}))
-    _known("LoraConfig", section, [field.name for field in dataclasses.fields(LoraConfig)])
     section.setdefault("target_modules", list(FUSED_TARGETS.get(model_type, TARGETS)))
     return _built("LoraConfig", LoraConfig, {**section, "task_type": "CAUSAL_LM"})
 
@@ -58,7 +45,6 @@ def quantization(config: TrainingConfig) -> BitsAndBytesConfig | None:
     if not config.bits:
         return None
     section = dict(config.sections.get("QuantizationConfig", {}))
-    _known("QuantizationConfig", section, [*inspect.signature(BitsAndBytesConfig.__init__).parameters])
     return _built("QuantizationConfig", BitsAndBytesConfig, section)
 
 
@@ -74,8 +60,7 @@ def dtype(config: TrainingConfig) -> torch.dtype:
 
 def arguments(config: TrainingConfig, *, checkpoints: Path, context: int, packs: bool) -> SFTConfig:
     """How it is trained. ``context``: tokens that the model can read; ``packs``: whether examples may share a row."""
-    section = {RENAMED.get(key, key): value for key, value in config.sections.get("TrainingArguments", {}).items()}
-    _known("TrainingArguments", section, [*(f.name for f in dataclasses.fields(SFTConfig)), *DROPPED])
+    section = config.sections.get("TrainingArguments", {})
     on_gpu = torch.cuda.is_available()
     chosen = {
         "bf16": on_gpu and torch.cuda.is_bf16_supported(),
@@ -105,19 +90,7 @@ def columns(config: TrainingConfig) -> Columns:
 
 def held_back(config: TrainingConfig) -> float:
     """The share of the examples that the loss is evaluated on, and that is not trained on."""
-    given = config.sections.get("DatasetConfig", {}).get("train_test_split", 1)
-    if not isinstance(given, int | float) or isinstance(given, bool) or not 0 < given <= 1:
-        told = "DatasetConfig.train_test_split: write the share to train on, above 0 and at most 1"
-        raise StepFailed(ExitCode.CONFIG_INVALID, told)
-    return 1 - float(given)
-
-
-def _known(section: str, given: Mapping[str, Any], names: Sequence[str]) -> None:
-    for key in given:
-        if key not in names:
-            nearest = get_close_matches(key, names, n=1)
-            hint = f"; did you mean {nearest[0]}?" if nearest else ""
-            raise StepFailed(ExitCode.CONFIG_INVALID, f"{section}.{key}: there is no such key{hint}")
+    return 1 - float(config.sections.get("DatasetConfig", {}).get("train_test_split", 1))
 
 
 def _built(section: str, made: Any, values: Mapping[str, Any]) -> Any:

@@ -162,7 +162,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
         {"learningrate": 1},
         "TrainingArguments.learningrate: there is no such key; did you mean learning_rate?",
     ),
-    "TrainingArguments value": ({"lr_scheduler_type": "steep"}, "TrainingArguments: "),
+    "TrainingArguments value": ({"load_best_model_at_end": True}, "TrainingArguments: "),
 }
 
 
