@@ -40,6 +40,10 @@ class Question:
     method: Wanted = Wanted.NO
     instance_type: str = ""
     count: int = 1
+    buys: bool = True
+    """False on nodes that are there already."""
+    serves: bool = True
+    """Whether what was tuned is served afterwards."""
 
 
 class Mistake(Exception):
@@ -127,15 +131,17 @@ def _of_manifest(manifest: dict[str, Any]) -> Question:
     except ValidationError as error:
         first = error.errors()[0]
         raise Mistake(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
-    method = Wanted.NO
+    method, serves = Wanted.NO, True
     if body.tuning is not None:
-        preset, method = body.tuning.preset, Wanted(body.tuning.method.lower())
+        preset, method, serves = body.tuning.preset, Wanted(body.tuning.method.lower()), body.tuning.serve
     elif body.inference is not None and body.inference.preset is not None:
         preset = body.inference.preset
     else:
         raise Mistake("a Workspace with a pod template of its own cannot be planned: nothing is known of its model")
     size = body.resource.instance_type
-    return Question(model=preset.name, method=method, instance_type=size, count=body.resource.count)
+    return Question(
+        model=preset.name, method=method, instance_type=size, count=body.resource.count, buys=bool(size), serves=serves
+    )
 
 
 def _check_size(name: str, catalog: "Catalog") -> None:

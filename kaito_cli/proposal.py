@@ -166,7 +166,7 @@ def proposed_tuning(
         price=offer.price,
         cheapest=[_choice(each) for each in low],
         fastest=[],
-        objects=_tuning_objects(size),
+        objects=_tuning_objects(asked, size),
     )
 
 
@@ -221,11 +221,17 @@ def _choice(offer: ServingOffer | TuningOffer) -> Choice:
 
 
 def _serving_objects(asked: "Question", size: InstanceType) -> list[str]:
-    return [f"{asked.count} × Machine ({size.name})", "Deployment", "Service (80, 29500)"]
+    return [*_machines(asked, size), "Deployment", "Service (80, 29500)"]
 
 
-def _tuning_objects(size: InstanceType) -> list[str]:
-    return [f"1 × Machine ({size.name})", "ConfigMap", "Job", "Deployment and Service once it is tuned"]
+def _tuning_objects(asked: "Question", size: InstanceType) -> list[str]:
+    served = ["Deployment and Service once it is tuned"] if asked.serves else []
+    return [*_machines(asked, size), "ConfigMap", "Job", *served]
+
+
+def _machines(asked: "Question", size: InstanceType) -> list[str]:
+    """None where the nodes are there already; ``size`` is then only what would do."""
+    return [f"{asked.count} × Machine ({size.name})"] if asked.buys else []
 
 
 def _gib(**parts: int) -> dict[str, float]:

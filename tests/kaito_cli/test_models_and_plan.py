@@ -17,6 +17,10 @@ from tests.support.faulty_http import Fault, Site, serve
 from tests.support.hub import Repository, header, tensors
 
 ROOT = Path(__file__).parent.parent.parent
+ENDS = {
+    "07-own-nodes": ["Deployment", "Service (80, 29500)"],
+    "08-tune-only": ["1 × Machine (Standard_NC24ads_A100_v4)", "ConfigMap", "Job"],
+}
 CLOUDS = tuple(DEFAULT_REGION)
 A100 = "Standard_NC24ads_A100_v4"
 LLAMA: dict[str, Any] = {
@@ -116,6 +120,11 @@ def test_every_example_can_be_planned_or_says_why_not(example: Path) -> None:
     ended = kaito("plan", "-f", str(example), "--offline")
     told = ended.stdout + ended.stderr
     assert ended.returncode == 0 or "own cannot be planned" in told or "does not fit" in told, told
+
+
+def test_what_is_not_bought_and_not_served_is_not_among_what_is_created() -> None:
+    objects = {name: answered("plan", "-f", f"examples/{name}/workspace.yaml", "--offline")["objects"] for name in ENDS}
+    assert objects == ENDS
 
 
 def test_a_manifest_comes_by_standard_input_too() -> None:

@@ -2,9 +2,11 @@
 
 from collections.abc import Mapping
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from kaito_operator.api import crd
 from kaito_operator.api.reasons import Reason
@@ -18,6 +20,7 @@ from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.controlplane, pytest.mark.usefixtures("crds")]
 Json = dict[str, Any]
+EXAMPLES = Path(__file__).parents[3] / "examples"
 
 
 def created(manifest: Mapping[str, Any], namespace: str) -> Json:
@@ -87,6 +90,13 @@ def test_upstreams_own_manifests_apply_unchanged(api_server: ApiServer, namespac
     for part in ("inference", "tuning"):
         assert (part in stored) == (part in UPSTREAM[case])
     assert stored.get("inference", {}).get("template") == UPSTREAM[case].get("inference", {}).get("template")
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*/workspace.yaml")), ids=lambda path: path.parent.name)
+def test_our_examples_apply(api_server: ApiServer, namespace: str, path: Path) -> None:
+    (manifest,) = (each for each in yaml.safe_load_all(path.read_text()) if each["kind"] == "Workspace")
+    stored = api_server.ask("POST", workspaces(namespace), created(manifest, namespace))
+    assert stored["resource"]["instanceType"] == manifest["resource"]["instanceType"]
 
 
 def workspace_kind(group: str = "kaito.sh") -> Json:
