@@ -25,6 +25,7 @@ class Mirror:
         self._removed: dict[str, int] = {}
         self._read: dict[Key, tuple[Manifest, ...]] = {}
         self._refusals: dict[Ref, Refusal] = {}
+        self._absent: set[Kind] = set()
 
     def put(self, seen: Manifest) -> bool:
         """Takes in what was seen. False if it is no news: an old event never overwrites the answer to our own write.
@@ -76,6 +77,14 @@ class Mirror:
     def forget_refusals(self) -> None:
         """An admission policy may have changed: everything may be tried again."""
         self._refusals.clear()
+
+    def lack(self, kind: Kind) -> None:
+        """Takes in that the cluster does not know a kind. When it does one day, we start again (``KindAppeared``)."""
+        self._absent.add(kind)
+
+    def lacks(self, kind: Kind) -> bool:
+        """Whether the cluster does not know a kind that we watch."""
+        return kind in self._absent
 
     def replace(self, kind: Kind, objects: Iterable[Manifest], *, resource_version: str) -> list[Manifest]:
         """Makes the kind what a LIST saw, but for what is newer than the LIST. Answers everything that differed."""

@@ -152,6 +152,7 @@ class Reconciler(Generic[Seen]):
             if kind not in self._unknown:
                 log.warning("the cluster does not know %s of %s", kind.plural, kind.api_version)
             self._unknown.add(kind)
+            self.mirror.lack(kind)
             return
         if kind in self._unknown:
             raise KindAppeared(f"the cluster knows {kind.plural} of {kind.api_version} by now; starting again for them")

@@ -35,6 +35,7 @@ class Reason(StrEnum):
     # Machines.
     MACHINES_READY = "installNodePluginsSuccess"
     MACHINES_PENDING = "CreateMachinePending"
+    MACHINE_KIND_MISSING = "MachineKindMissing"
     MACHINE_BACK_OFF = "MachineBackOff"
     MACHINE_TERMINATING = "MachineTerminating"
     MACHINE_FAILED = "machineFailedCreation"

@@ -55,6 +55,10 @@ NOBODY_ANSWERS = {
     MACHINE: "see whether gpu-provisioner is installed and runs",
     NODECLAIM: "see whether a Karpenter runs that knows the node class",
 }
+NO_SUCH_KIND = {
+    MACHINE: "install the chart gpu-provisioner, or set nodeProvisioner=nodeclaim where a Karpenter runs",
+    NODECLAIM: "install a Karpenter, or set nodeProvisioner=machine and install the chart gpu-provisioner",
+}
 GONE = (
     "a machine was lost, or taken away before it was ready; another is asked for in half a minute. "
     "`kubectl get events --namespace=default` has what Karpenter said of a claim"
@@ -78,6 +82,12 @@ def machines(placed: Placement, resource: Resource, *, now: datetime) -> Finding
 
 def _held_up(placed: Placement) -> Finding:
     """Why not all that is missing is asked for yet."""
+    if placed.absent is not None:
+        group = placed.absent.api_version.partition("/")[0]
+        what = f"{placed.absent.plural} of {placed.absent.api_version}"
+        told = f"the cluster knows no {what}, which machines are asked for with"
+        cure = f"{NO_SUCH_KIND[placed.absent]}; see `kubectl get crd {placed.absent.plural}.{group}`"
+        return wrong(Reason.MACHINE_KIND_MISSING, told, cure=cure)
     if placed.leaving:
         names = ", ".join(map(str, placed.leaving))
         return wrong(Reason.MACHINE_TERMINATING, f"waits for {names} to be gone; then another is asked for")

@@ -14,6 +14,7 @@ from kaito_operator.api.kinds import (
     POD,
     SERVICE,
     WORKSPACE,
+    Kind,
 )
 from kaito_operator.api.workspace import Workspace, parse_workspace
 from kaito_operator.mirror import Mirror
@@ -55,6 +56,8 @@ class Observed:
     progress: Progress | None = None
     refused: Refusal | None = None
     """What the API server said to the Deployment as it was last written."""
+    absent: frozenset[Kind] = frozenset()
+    """The kinds to buy with that the cluster does not know, of those that are watched."""
 
 
 def observe(mirror: Mirror, key: Key, *, progress_of: ProgressOf = unknown) -> Observed | None:
@@ -80,6 +83,7 @@ def observe(mirror: Mirror, key: Key, *, progress_of: ProgressOf = unknown) -> O
         claim=claim,
         own_config=next(iter(mirror.read_for(key)), None),
         refused=mirror.refusal(DEPLOYMENT, key.name, key.namespace),
+        absent=frozenset(kind for kind in BOUGHT if mirror.lacks(kind)),
         progress=next(filter(None, (progress_of(key, pod.name) for pod in pods)), None),
     )
 

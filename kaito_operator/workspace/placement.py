@@ -7,6 +7,7 @@ from typing import Any
 
 from kaito_operator.api import labels
 from kaito_operator.api.conditions import moment
+from kaito_operator.api.kinds import Kind
 from kaito_operator.api.reasons import ConditionType, Reason
 from kaito_operator.api.spec import Resource
 from kaito_operator.workspace.machines import kept
@@ -39,14 +40,17 @@ class Placement:
     """Held, and not used any more."""
     back_off: float = 0.0
     """Seconds for which no Machine is asked for."""
+    absent: Kind | None = None
+    """What machines would be asked for with, if the cluster does not know it."""
     told: Mapping[str, Any] = field(default_factory=dict)
     """The condition that tells of Machines, as it was."""
 
 
-def placement(seen: Observed, resource: Resource, *, gpus: int, now: datetime) -> Placement:
+def placement(seen: Observed, resource: Resource, *, gpus: int, kind: Kind, now: datetime) -> Placement:
     """A Machine that lives has a place, joined or not; existing nodes fill the others; the rest is missing.
 
-    ``gpus``: how many a node must advertise to be chosen where the machine's size does not say.
+    ``kind``: what machines are asked for with. ``gpus``: how many a node must advertise to be chosen where its size
+    does not say.
     """
     workspace = seen.workspace
     machines = kept(seen.machines, count=resource.count, uid=workspace.uid)
@@ -62,7 +66,8 @@ def placement(seen: Observed, resource: Resource, *, gpus: int, now: datetime) -
     )
     missing = resource.count - len(machines) - len(existing)
     back_off = _back_off(seen, missing=missing, now=now)
-    room = 0 if back_off or not resource.instance_type else resource.count - len(seen.machines)
+    may_buy = resource.instance_type and not back_off and kind not in seen.absent
+    room = resource.count - len(seen.machines) if may_buy else 0
     return Placement(
         nodes=tuple(sorted([*bought, *existing], key=lambda node: node.name)),
         machines=machines,
@@ -75,6 +80,7 @@ def placement(seen: Observed, resource: Resource, *, gpus: int, now: datetime) -
         to_buy=max(0, min(missing, room)),
         released=tuple(node for node in others if node.holder and node not in existing),
         back_off=back_off,
+        absent=kind if kind in seen.absent else None,
         told=_told(seen),
     )
 
@@ -104,7 +110,9 @@ def _back_off(seen: Observed, *, missing: int, now: datetime) -> float:
     told = _told(seen)
     if told.get("reason") == Reason.MACHINES_PENDING and missing:
         return BACK_OFF_SECONDS
-    if told.get("status") != "False" or "lastTransitionTime" not in told:
+    if told.get("status") != "False" or told.get("reason") == Reason.MACHINE_KIND_MISSING:
+        return 0.0
+    if "lastTransitionTime" not in told:
         return 0.0
     return max(0.0, BACK_OFF_SECONDS - (now - moment(told["lastTransitionTime"])).total_seconds())
 

@@ -68,7 +68,8 @@ def _worked_on(
     size = catalog.instance_type(resource.instance_type)
     if asked.over:
         resource = resource.model_copy(update={"count": 0})  # the machines are paid for by the hour
-    placed = placement(seen, resource, gpus=0 if size or needs.cpu else needs.gpus, now=now)
+    least = 0 if size or needs.cpu else needs.gpus
+    placed = placement(seen, resource, gpus=least, kind=installation.purchase.kind, now=now)
     gpus = _gpus(needs, size, placed.nodes)
     machine = diagnosis.machines(placed, resource, now=now)
     ready = diagnosis.nodes(placed, resource, gpus=gpus, now=now)

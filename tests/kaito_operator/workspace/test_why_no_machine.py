@@ -1,12 +1,26 @@
 """What keeps machines and nodes from being ready: from what is seen to the leaf reason, the object and the cure."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from kaito_operator.api.kinds import MACHINE, NODECLAIM, Kind
+from kaito_operator.workspace.installation import Installation
 from kaito_operator.workspace.machines import machine_name
-from tests.support.builders import UID, a_machine, a_node, a_ready_machine, a_workspace, machine_conditions
-from tests.support.planning import conditions, planned
+from kaito_operator.workspace.plan import plan
+from kaito_operator.workspace.purchase import NodeClass, node_claims
+from tests.support.builders import (
+    NOON,
+    UID,
+    a_machine,
+    a_node,
+    a_ready_machine,
+    a_workspace,
+    machine_conditions,
+    seen_of,
+)
+from tests.support.planning import CATALOG, INSTALLATION, conditions, planned
 
 FIRST, SECOND = (machine_name(UID, slot=slot, attempt=1) for slot in (0, 1))
 WHAT = f"Machine {FIRST} (Standard_D2s_v5)"
@@ -63,6 +77,42 @@ def test_a_provisioner_that_does_not_answer_is_told_after_two_minutes() -> None:
         f"{WHAT}: no provisioner has answered for 2 minutes. "
         "What to do: see whether gpu-provisioner is installed and runs",
     )
+
+
+BY_CLAIMS = Installation("r", "1", purchase=node_claims(NodeClass("karpenter.k8s.aws", "EC2NodeClass", "default")))
+
+
+@pytest.mark.money
+@pytest.mark.parametrize(("kind", "installed"), [(MACHINE, INSTALLATION), (NODECLAIM, BY_CLAIMS)], ids=["m", "c"])
+def test_without_the_crd_nothing_is_asked_for_and_the_chart_is_named(kind: Kind, installed: Installation) -> None:
+    seen = replace(seen_of(a_workspace()), absent=frozenset({kind}))
+    todo = plan(seen, NOON, catalog=CATALOG, installation=installed)
+    status, reason, message = conditions(todo)[installed.purchase.condition]
+    assert (status, reason) == ("False", "MachineKindMissing")
+    assert message.startswith(f"the cluster knows no {kind.plural} of {kind.api_version}")
+    assert "What to do: install " in message
+    assert [step.manifest["kind"] for step in todo.apply] == []
+
+
+def test_without_the_other_crd_all_goes_its_way() -> None:
+    seen = replace(seen_of(a_workspace()), absent=frozenset({NODECLAIM}))
+    todo = plan(seen, NOON, catalog=CATALOG, installation=INSTALLATION)
+    assert [step.manifest["kind"] for step in todo.apply] == ["Machine"]
+
+
+def test_once_the_crd_is_there_a_machine_is_asked_for_at_once() -> None:
+    told = {
+        "type": "MachineReady", "status": "False", "reason": "MachineKindMissing", "message": "",
+        "lastTransitionTime": "2026-01-02T11:59:59Z",
+    }  # fmt: skip
+    todo = planned(a_workspace(status={"conditions": [told]}))
+    assert [step.manifest["kind"] for step in todo.apply] == ["Machine"]
+
+
+def test_nodes_that_are_there_need_no_crd() -> None:
+    seen = replace(seen_of(a_workspace(), a_node("n")), absent=frozenset({MACHINE}))
+    found = conditions(plan(seen, NOON, catalog=CATALOG, installation=INSTALLATION))
+    assert found["MachineReady"][:2] == ("True", "installNodePluginsSuccess")
 
 
 NODES: list[tuple[dict[str, Any], tuple[str, str], str]] = [

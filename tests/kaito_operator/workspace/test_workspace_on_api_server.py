@@ -18,9 +18,11 @@ from kaito_operator.workspace.machines import machine_name
 from kaito_operator.workspace.observe import Observed
 from presets.catalog import load_catalog
 from tests.support.control_plane import ApiServer
+from tests.support.waiting import soon
 
 pytestmark = [pytest.mark.controlplane, pytest.mark.usefixtures("crds")]
 Json = dict[str, Any]
+NODE_CLAIMS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/nodeclaims.karpenter.sh"
 MACHINES = "/apis/karpenter.sh/v1alpha5/machines"
 
 
@@ -100,6 +102,23 @@ async def test_what_is_bought_is_bought_once_and_then_there_is_rest(scene: Scene
     assert len(scene.machines()) == 2
     assert scene.condition("MachineReady") == ("Unknown", "CreateMachinePending")
     assert await scene.rest() == 0
+
+
+@pytest.mark.money
+async def test_a_cluster_without_the_crd_is_told_and_nothing_is_tried(
+    api_server: ApiServer, kube: Kube, namespace: str
+) -> None:
+    """NodeClaims, for the tests' cluster knows Machines."""
+    await soon(lambda: api_server.get(NODE_CLAIMS) is None, within=60, what="no CRD of another test")
+    controller = workspace_controller(WorkspaceSettings(KAITO_NODE_PROVISIONER="nodeclaim"), load_catalog())
+    scene = Scene(api_server, Reconciler(controller, kube, metrics=Metrics("claims")), namespace)
+    scene.create(count=2)
+    await scene.rest()
+    assert scene.condition("NodeClaimReady") == ("False", "MachineKindMissing")
+    assert scene.condition("WorkspaceReady") == ("False", "MachineKindMissing")
+    api_server.ask("DELETE", scene.path())
+    await scene.rest()
+    assert api_server.get(scene.path()) is None
 
 
 async def test_a_pass_that_writes_nothing_asks_the_api_server_nothing(scene: Scene) -> None:
