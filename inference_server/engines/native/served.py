@@ -5,12 +5,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import psutil
 import torch
 from transformers import AutoTokenizer, GenerationConfig
 
 from inference_server.engines.engine import ServedModel
-from inference_server.engines.native import architecture, linear, weights
+from inference_server.engines.native import architecture, linear, memory, weights
 from inference_server.engines.native.architecture import Architecture
 from inference_server.engines.native.kv_cache import BLOCK, BlockAllocator, KVCache
 from inference_server.engines.native.model import Model
@@ -95,8 +94,8 @@ def _dtype(settings: Settings, device: torch.device) -> torch.dtype:
 def _blocks(of: Architecture, stored: torch.dtype, device: torch.device) -> int:
     """Room for the model's whole context, or for as much of it as there is memory."""
     block: int = 2 * of.layers * of.kv_heads * of.head_dim * BLOCK * stored.itemsize
-    free = psutil.virtual_memory().available if device.type == "cpu" else torch.cuda.mem_get_info(device)[0]
-    return max(1, min(-(-max(of.context, CACHED_TOKENS) // BLOCK), int(free * SHARE_FOR_CACHE) // block))
+    fitting = int(memory.free(device) * SHARE_FOR_CACHE) // block
+    return max(1, min(-(-max(of.context, CACHED_TOKENS) // BLOCK), fitting))
 
 
 def _served(settings: Settings, directory: Path, tokenizer: object, of: Architecture, *, context: int) -> ServedModel:
