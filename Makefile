@@ -6,6 +6,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 ONLY ?=
+WORKERS ?= 2
 
 .PHONY: help setup packages tools model demo test unit lint fix golden crds reference lock bench images e2e docs down clean
 
@@ -35,7 +36,7 @@ demo: setup ## a Workspace becomes an answering model, on this machine
 	@$(BIN)/kaito demo
 
 test: setup lint ## every test, linters and type checks first
-	@$(BIN)/python -m pytest $(if $(ONLY),-m "$(ONLY)",)
+	@$(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=loadgroup $(if $(ONLY),-m "$(ONLY)",)
 
 unit: $(VENV)/ready # what needs no cluster and no model
 	@$(BIN)/python -m pytest -m "not system and not controlplane and not server and not tuning and not e2e"

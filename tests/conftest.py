@@ -11,7 +11,7 @@ from kaito_operator.kube.client import Kube
 from tests.support import control_plane
 from tests.support.control_plane import ApiServer
 
-pytest_plugins = ["tests.support.golden", "tests.support.cases", "tests.support.failures"]
+pytest_plugins = ["tests.support.golden", "tests.support.cases", "tests.support.failures", "tests.support.grouping"]
 
 ROOT = Path(__file__).parent.parent
 _numbers = itertools.count(1)

@@ -1,18 +1,24 @@
 """A failure is named as soon as it happens, so that a run that is cut short still says which test it was."""
 
-from collections.abc import Generator
-
 import pytest
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(
-    item: pytest.Item, call: pytest.CallInfo[None]
-) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    report = yield
-    reporter = item.config.pluginmanager.get_plugin("terminalreporter")
-    if report.failed and reporter is not None:
-        why = getattr(report.longrepr, "reprcrash", None)
-        reporter.ensure_newline()
-        reporter.write_line(f"{report.nodeid}: {why.message.splitlines()[0] if why else report.longreprtext[-200:]}")
-    return report
+def pytest_configure(config: pytest.Config) -> None:
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is not None:  # a worker of pytest-xdist has none; its reports come to the process that has
+        config.pluginmanager.register(Failures(reporter))
+
+
+class Failures:
+    """Tells of each failed report, wherever the test ran."""
+
+    def __init__(self, reporter: pytest.TerminalReporter) -> None:
+        self._reporter = reporter
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            why = getattr(report.longrepr, "reprcrash", None)
+            self._reporter.ensure_newline()
+            self._reporter.write_line(
+                f"{report.nodeid}: {why.message.splitlines()[0] if why else report.longreprtext[-200:]}"
+            )
