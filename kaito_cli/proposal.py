@@ -19,6 +19,7 @@ from presets.advice import (
 from presets.catalog import Catalog, InstanceType, Model
 from presets.estimate import GIB, Load
 from presets.estimate_tuning import Method, Tuning
+from presets.fit import problems
 from presets.loading import Loading, loading
 from presets.prices.price import Cloud, Price
 
@@ -58,6 +59,7 @@ class Proposal:
     cheapest: Sequence[Choice]
     fastest: Sequence[Choice]
     objects: Sequence[str]
+    """What the operator would create; nothing where it would say DoesNotFit."""
     loading: Loading | None = None
     """On a machine that is new; None where nothing is served."""
 
@@ -127,7 +129,7 @@ def propose(
         price=offer.price,
         cheapest=[_choice(each) for each in low],
         fastest=[_choice(each) for each in quick],
-        objects=_serving_objects(asked, size),
+        objects=_serving_objects(asked, size) if not problems(model, size, asked.count, catalog=catalog) else [],
         loading=loading(model.file_bytes, disk_gib=model.disk_gib, cloud=size.cloud),
     )
 
@@ -147,6 +149,7 @@ def proposed_tuning(
         told = "" if model.tuning else "; `kaito models --tuning` lists those that can be tuned"
         return _nowhere(model, what, cure=f"no machine of the table holds it{told}")
     offer = tune_on(model, size, wanted, catalog=catalog, prices=prices)
+    refused = problems(model, size, 1, catalog=catalog)
     return Proposal(
         model=model,
         what=what,
@@ -166,7 +169,7 @@ def proposed_tuning(
         price=offer.price,
         cheapest=[_choice(each) for each in low],
         fastest=[],
-        objects=_tuning_objects(asked, size),
+        objects=_tuning_objects(asked, size) if model.tuning and not refused else [],
     )
 
 

@@ -87,6 +87,13 @@ def test_what_does_not_fit_is_exit_code_2_with_what_does() -> None:
     assert ended.returncode == 2
     assert "does not fit: phi-4 needs 29.3 GiB of GPU memory, Standard_NC4as_T4_v3 gives 15.0 GiB" in ended.stdout
     assert "instead     take Standard_NC24ads_A100_v4, 3.67 USD an hour (eastus, 2024-12-01)" in ended.stdout
+    assert "creates" not in ended.stdout  # the operator says DoesNotFit and buys nothing
+
+
+def test_a_context_that_does_not_fit_keeps_the_operator_from_nothing() -> None:
+    found = answered("plan", "-m", "phi-4", "-t", "Standard_NC24ads_A100_v4", "--concurrency", "99", "--offline")
+    assert not found["fits"]
+    assert found["objects"] == ["1 × Machine (Standard_NC24ads_A100_v4)", "Deployment", "Service (80, 29500)"]
 
 
 def test_more_than_any_machine_has_is_exit_code_2_with_how_far_one_gets() -> None:
