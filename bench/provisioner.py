@@ -125,7 +125,12 @@ def _calls(name: str, history: list[dict[str, Any]], count: int) -> Iterator[Fig
 
 def _churn(server: ApiServer, directory: Path) -> Iterator[Figure]:
     """Machines come and go, time sped up; what is left of them at the end, and how the process has grown."""
-    quick = {"KAITO_POLL_SECONDS": "0.3", "KAITO_GONE_SECONDS": "0.3", "KAITO_CREATES_PER_10_MINUTES": "100000"}
+    quick = {
+        "KAITO_POLL_SECONDS": "0.3",
+        "KAITO_GONE_SECONDS": "0.3",
+        "KAITO_CREATES_PER_10_MINUTES": "100000",
+        "KAITO_AZURE_REQUESTS_PER_SECOND": "1000",
+    }
     with (
         Clouded(server, {"boot_seconds": 0.1, "throttled": False}).serving() as azure,
         _process(server, directory, azure, **quick) as running_process,

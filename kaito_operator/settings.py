@@ -140,6 +140,18 @@ class ProvisionerSettings(ControllerSettings):
         gt=0,
         description="One LIST of all pools this often while anything is in flight.",
     )
+    requests_at_once: int = Field(
+        60,
+        alias="KAITO_AZURE_REQUESTS_AT_ONCE",
+        ge=10,
+        description="GET, LIST and DELETE of agent pools that may be sent at once; AKS takes 60 from a subscription.",
+    )
+    requests_per_second: float = Field(
+        1.0,
+        alias="KAITO_AZURE_REQUESTS_PER_SECOND",
+        gt=0,
+        description="How many more a second after that. Lower it where others use the subscription too.",
+    )
     launch_seconds: float = Field(
         1200.0, alias="KAITO_LAUNCH_SECONDS", gt=0, description="How long a pool may take to be created."
     )

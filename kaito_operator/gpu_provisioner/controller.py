@@ -16,6 +16,7 @@ from kaito_operator.gpu_provisioner.measured import CloudMetrics, Measured
 from kaito_operator.gpu_provisioner.observe import Observed, observe, reads
 from kaito_operator.gpu_provisioner.plan import plan
 from kaito_operator.gpu_provisioner.pools import Pools
+from kaito_operator.gpu_provisioner.turns import InTurn
 from kaito_operator.mirror import Mirror
 from kaito_operator.plan import Key, Manifest
 from kaito_operator.reconciler import Controller, Watch
@@ -29,12 +30,8 @@ def provisioner_controller(
     settings: ProvisionerSettings, cloud: Cloud | None = None, *, clock: Clock = system_clock
 ) -> Controller[Observed]:
     """Machine → agent pool → Node. Without ``cloud``, the AKS cluster that the settings name."""
-    if cloud is None:
-        from kaito_operator.gpu_provisioner.azure import connect
-
-        cloud = connect(settings)
     registry = CollectorRegistry()
-    cloud = Measured(cloud, CloudMetrics(registry))
+    cloud = _asked_in_turn(settings, cloud, registry, clock)
     kind = NODECLAIM if settings.objects == "nodeclaims" else MACHINE
     pools = Pools(
         cloud,
@@ -71,6 +68,18 @@ def provisioner_controller(
         unready=lambda: identity.problem,
         registry=registry,
     )
+
+
+def _asked_in_turn(
+    settings: ProvisionerSettings, cloud: Cloud | None, registry: CollectorRegistry, clock: Clock
+) -> Cloud:
+    if cloud is None:
+        from kaito_operator.gpu_provisioner.azure import connect
+
+        cloud = connect(settings)
+    measured = Measured(cloud, CloudMetrics(registry))
+    burst, per_second = settings.requests_at_once, settings.requests_per_second
+    return InTurn(measured, burst=burst, per_second=per_second, clock=clock)
 
 
 def _limits(settings: ProvisionerSettings) -> Limits:

@@ -52,8 +52,9 @@ NO_CLUSTER = Meaning(
     "ClusterNotFound", 5 * MINUTES, todo="see subscription, resource group and cluster in the settings"
 )
 INVALID = Meaning("InvalidRequest", 10 * MINUTES, True)
-IN_PROGRESS = Meaning("OperationInProgress", 15.0)
+IN_PROGRESS = Meaning("OperationInProgress", 20.0)
 THROTTLED = Meaning("Throttled", 1 * MINUTES)
+QUEUED = Meaning("Queued", 1.0, todo="many requests at once: this one waits for its turn")
 CHANGED = Meaning("Changed", 1.0)
 NO_ANSWER = Meaning("CloudUnavailable", 10.0)
 UNKNOWN = Meaning("LaunchFailed", 1 * MINUTES)

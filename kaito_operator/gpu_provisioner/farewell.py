@@ -8,7 +8,7 @@ from kaito_operator.gpu_provisioner.agent_pool import owner_tags
 from kaito_operator.gpu_provisioner.drain import drained
 from kaito_operator.gpu_provisioner.limits import Limits
 from kaito_operator.gpu_provisioner.nodes import cordoning
-from kaito_operator.gpu_provisioner.observe import Observed, to_empty
+from kaito_operator.gpu_provisioner.observe import Observed, last_seen, to_empty
 from kaito_operator.gpu_provisioner.status import READY, leaving, report
 from kaito_operator.plan import Delete, DeleteInCloud, Event, Finalizer, Plan, Ref
 
@@ -33,7 +33,7 @@ def farewell(seen: Observed, now: datetime, *, cluster: str, limits: Limits) -> 
     if refused is not None and now < refused.until:
         return _told(seen, now, refused.refusal.message, look_again=(refused.until - now).total_seconds())
     if known.pool is not None and known.pool.state == "Deleting":
-        return _told(seen, now, "agent pool Deleting", look_again=FOLLOWED_SECONDS)
+        return _told(seen, now, last_seen(seen, "agent pool Deleting"), look_again=FOLLOWED_SECONDS)
     if (draining := _emptied(seen, now, limits=limits)) is not None:
         return draining
     if known.absent_since is None:

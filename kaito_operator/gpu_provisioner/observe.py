@@ -47,6 +47,11 @@ class Observed:
         return self.nodes[0] if len(self.nodes) == 1 else None
 
 
+def last_seen(seen: Observed, what: str) -> str:
+    """What is said of the pool, and why nothing newer is known if that is so."""
+    return f"{what}, as last seen: {seen.pool.unseen}" if seen.pool.unseen else what
+
+
 def observe(mirror: Mirror, key: Key, *, pools: KnowsPools, kind: Kind = MACHINE) -> Observed | None:
     """What is seen of the Machine, or claim, that ``key`` names; None if there is none that is ours."""
     machine = mirror.get(kind, key.name)

@@ -9,7 +9,7 @@ from kaito_operator.gpu_provisioner.cloud import STUCK, AgentPool
 from kaito_operator.gpu_provisioner.farewell import farewell
 from kaito_operator.gpu_provisioner.limits import Limits
 from kaito_operator.gpu_provisioner.nodes import claiming, is_claimed, not_initialized
-from kaito_operator.gpu_provisioner.observe import Observed
+from kaito_operator.gpu_provisioner.observe import Observed, last_seen
 from kaito_operator.gpu_provisioner.orphans import is_ready
 from kaito_operator.gpu_provisioner.repair import patience
 from kaito_operator.gpu_provisioner.status import events, report, standing, step_types
@@ -125,7 +125,7 @@ def _turned(seen: Observed, step: int, *, done: bool) -> datetime | None:
 
 def _not_joined(seen: Observed, pool: AgentPool) -> tuple[int, str, str]:
     if pool.state != "Succeeded":
-        return ASKED, "Creating", f"agent pool {pool.state}"
+        return ASKED, "Creating", last_seen(seen, f"agent pool {pool.state}")
     if seen.nodes:
         names = ", ".join(node["metadata"]["name"] for node in seen.nodes)
         return LAUNCHED, "MultipleNodesFound", f"agent pool of one node has {names}"

@@ -17,6 +17,7 @@ from kaito_operator.clock import Clock, system_clock
 from kaito_operator.gpu_provisioner.cloud import AgentPool, Cloud, CloudError
 from kaito_operator.gpu_provisioner.errors import LONGEST_WAIT, THROTTLED, Refusal
 from kaito_operator.gpu_provisioner.known import Known
+from kaito_operator.gpu_provisioner.looks import FEW, Looks
 from kaito_operator.gpu_provisioner.observe import is_ours
 from kaito_operator.gpu_provisioner.offerings import Offering, Offerings
 from kaito_operator.gpu_provisioner.orphans import OWNERSHIP
@@ -51,6 +52,7 @@ class Pools:
         self._asking: set[str] = set()
         self._creates: deque[datetime] = deque()
         self._offerings = Offerings()
+        self._looks = Looks(cloud, clock=clock)
 
     def known(self, name: str) -> Known:
         """What is known of a name."""
@@ -62,7 +64,7 @@ class Pools:
         """Second look, then a conditional PUT. An existing pool is adopted if it bears the same ownership tags."""
         name, tags = step.name, step.wanted["properties"]["tags"]
         try:
-            live = await self._look(name)
+            live = await self._glance(name)
             if live is not None:
                 return self._adopted(live, {tag: tags[tag] for tag in OWNERSHIP})
             if (no := self._at_a_cap() or await self._hopeless(step)) is not None:
@@ -75,7 +77,9 @@ class Pools:
     async def delete(self, step: DeleteInCloud) -> None:
         """Second look, then a conditional DELETE, by name, of nothing but our own."""
         try:
-            live = await self._look(step.name)
+            live = await self._glance(step.name)
+            if live is None and self.known(step.name).absent_since is None:
+                live = await self._look(step.name)  # a LIST that does not show it is no 404
             if live is None or live.state == "Deleting" or (step.etag and step.etag != live.etag):
                 return None
             if not live.bears(step.owner):
@@ -127,9 +131,18 @@ class Pools:
         if not live.bears(owner):
             self._no_create(live.name, _taken(live.name))
 
+    async def _glance(self, name: str) -> AgentPool | None:
+        """The live pool, as far as a conditional write has to know it; after a no, as it is now in any case."""
+        if self.known(name).was_refused or not self._looks.are_many():
+            return await self._look(name)
+        live = (await self._looks.shared()).get(name)
+        if live is not None:
+            self._see(live)
+        return live
+
     async def _look(self, name: str) -> AgentPool | None:
         """The live pool. Raises CloudError: nothing is decided on what cannot be read."""
-        live = await self._cloud.get(name)
+        live = await self._looks.by_name(name)
         if live is None:
             self._known[name] = self.known(name).absent(now=self._clock())
         else:
@@ -188,16 +201,17 @@ class Pools:
         flying = [name for name, machine in machines.items() if self._flies(name, machine)]
         if not flying:
             return self._poll_seconds
-        before = dict(self._known)
+        before, pause = dict(self._known), self._poll_seconds
         try:
             await self._list(machines.keys(), flying)
         except CloudError as error:
             log.warning("the agent pools cannot be listed: %s", error.refusal.message)
-            return max(self._poll_seconds, error.refusal.retry_after)
+            self._known |= {name: self.known(name).lost(error.refusal) for name in flying}
+            pause = max(pause, error.refusal.retry_after)
         for name in machines:
             if self._known.get(name) != before.get(name):
                 add(Key("", name))
-        return self._poll_seconds
+        return pause
 
     def _flies(self, name: str, machine: Manifest) -> bool:
         """Whether the pool is on its way up or down; or must be there, and was never asked for since we started."""
@@ -210,14 +224,24 @@ class Pools:
         return launched if known.nothing else known.pool is not None and not settled
 
     async def _list(self, names: Iterable[str], flying: Iterable[str]) -> None:
-        """A LIST may lag behind: what it does not show is looked for by name before it counts as absent."""
-        listed = {pool.name: pool for pool in await self._cloud.list()}
+        """A LIST may lag behind: what it does not show is looked for by name before it counts as absent.
+
+        Of many that were seen to be on their way out its silence is the first no; the second is asked for by name.
+        """
+        listed = await self._looks.every()
         for name in names:
             if name in listed:
                 self._see(listed[name])
-        for name in flying:
-            if name not in listed:
+        silent = [name for name in flying if name not in listed]
+        for name in silent:
+            if len(silent) > FEW and self._goes(name):
+                self._known[name] = self.known(name).absent(now=self._clock())
+            else:
                 await self._look(name)
+
+    def _goes(self, name: str) -> bool:
+        pool = self.known(name).pool
+        return pool is not None and pool.state == "Deleting"
 
 
 def _offering(step: CreateInCloud) -> Offering:

@@ -23,6 +23,7 @@ PROGRESS = {
     "NodeNotFound",
     "NodeNotReady",
     "OperationInProgress",
+    "Queued",
     "ResourceNotRegistered",
     "StartupTaintsExist",
     "Terminating",

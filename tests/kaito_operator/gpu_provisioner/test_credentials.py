@@ -164,6 +164,7 @@ async def test_a_token_is_in_no_log_event_status_or_metric_whatever_azure_says(
             "KAITO_LOG_LEVEL": "DEBUG",
             "KAITO_POLL_SECONDS": "0.3",
             "KAITO_GONE_SECONDS": "0.3",
+            "KAITO_AZURE_REQUESTS_PER_SECOND": "100",
         }
         made = a_machine(name="canary")
         meta = {key: made["metadata"][key] for key in ("name", "labels", "annotations")}

@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from kaito_operator.gpu_provisioner.cloud import AgentPool
 from kaito_operator.gpu_provisioner.errors import LONGEST_WAIT, Refusal, classified
 from kaito_operator.kube.errors import retry_after
-from tests.support.machine_life import NAME, OUTAGE, STEP, Life
+from tests.support.machine_life import NAME, OUTAGE, Life
 from tests.support.record_only import RecordOnlyCloud
 
 pytestmark = [pytest.mark.faults, pytest.mark.money]
@@ -107,7 +108,7 @@ async def lived(life: Life, cloud: Faulty, *, times: int | None) -> None:
             begins()
         if times is None:
             cloud.left = None
-            await life.until(reached, rounds=OUTAGE)
+            await life.until(reached, seconds=OUTAGE)
             cloud.left = 0
         assert await life.until(reached), (life.machine, cloud.calls[-5:], life.pools.known(NAME))
 
@@ -136,12 +137,13 @@ async def test_every_fault_is_told_kept_cool_and_made_good(what: str, count_case
 async def test_a_watch_that_lags_ten_minutes_behind_makes_no_second_pool() -> None:
     cloud = Faulty()
     life = Life(cloud)
-    first, lag = life.machine, 600 // STEP
+    first, lag = life.machine, 60
     past = [first]
     for _ in range(3 * lag):
         true = life.machine
         life.machine = past[max(0, len(past) - lag)]
         life.due = life.now  # every round is a pass on what is long over
         await life.round()
+        life.now += timedelta(seconds=10)
         past.append(life.machine or true)
     assert (cloud.made, list(cloud.pools)) == (1, [NAME])

@@ -43,6 +43,7 @@ class Story:
         settings = {
             "KAITO_POLL_SECONDS": "0.3",
             "KAITO_GONE_SECONDS": "0.3",
+            "KAITO_AZURE_REQUESTS_PER_SECOND": "100",
             "KAITO_AZURE_STATIC_TOKEN_FILE": str(self._directory / "token"),
         }
         log = self._directory / "log"

@@ -1,6 +1,7 @@
 """The door to the cloud: each write looks first, nothing foreign is touched, and a no is remembered."""
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -11,6 +12,7 @@ import pytest
 
 from kaito_operator.gpu_provisioner.agent_pool import agent_pool, owner_tags
 from kaito_operator.gpu_provisioner.azure import AgentPools, connect
+from kaito_operator.gpu_provisioner.errors import Refusal
 from kaito_operator.gpu_provisioner.pools import Pools
 from kaito_operator.mirror import Mirror
 from kaito_operator.plan import CreateInCloud, DeleteInCloud, Key
@@ -296,12 +298,18 @@ async def test_a_pool_that_vanished_is_noticed(scene: Scene) -> None:
 
 
 @pytest.mark.faults
-async def test_a_list_that_is_refused_changes_nothing(scene: Scene) -> None:
+async def test_a_list_that_is_refused_is_told_to_those_in_flight_and_changes_nothing_else(scene: Scene) -> None:
     door = scene.door()
     await door.create(CREATE)
-    before = door.known(NAME)
-    await scene.azure.fault(method="GET", path="agentPools$", status=429, headers={"Retry-After": "120"})
-    assert await followed(door, mirror_of(a_machine(status=LAUNCHED))) == []
+    before, mirror = door.known(NAME), mirror_of(a_machine(status=LAUNCHED))
+    no = {"error": {"code": "AuthorizationFailed", "message": "no role"}}
+    await scene.azure.fault(method="GET", path="agentPools$", status=403, body=no)
+    assert await followed(door, mirror) == [Key("", NAME)]
+    assert replace(door.known(NAME), unseen="") == before
+    assert door.known(NAME).unseen.startswith("no role")
+    assert await followed(door, mirror) == []
+    await scene.azure.heal()
+    assert await followed(door, mirror) == [Key("", NAME)]
     assert door.known(NAME) == before
 
 
@@ -337,3 +345,130 @@ async def test_a_deletion_takes_one_look_and_one_request(scene: Scene) -> None:
     await door.delete(DELETE)
     await door.delete(DELETE)
     assert scene.azure.calls() == [("GET", 200), ("DELETE", 202), ("GET", 404)]
+
+
+# Many at once
+
+
+def gone(door: Pools, name: str) -> datetime | None:
+    return door.known(name).absent_since
+
+
+async def asked_for(scene: Scene, door: Pools, count: int) -> list[str]:
+    names = [f"ws{number}" for number in range(count)]
+    for name in names:
+        await door.create(other("m", name))
+    return names
+
+
+async def test_many_creates_at_once_take_a_put_each_and_share_their_looks(scene: Scene) -> None:
+    names = await asked_for(scene, scene.door(), 50)
+    assert scene.held() == sorted(names)
+    classes = Counter(call["class"] for call in scene.azure.stand_in.history)
+    assert classes == {"put": 50, "get": 3, "list": 1}
+
+
+async def test_many_deletions_at_once_take_a_request_each_and_share_their_looks(scene: Scene) -> None:
+    door = scene.door()
+    names = await asked_for(scene, door, 50)
+    scene.time.passes(60)
+    scene.azure.stand_in.history.clear()
+    for name in names:
+        await door.delete(DeleteInCloud(name, {**OWNER, "kaito.sh_machine-uid": "m"}))
+    classes = Counter(call["class"] for call in scene.azure.stand_in.history)
+    assert (scene.held(), classes) == ([], {"delete": 50, "get": 3, "list": 1})
+
+
+async def test_a_shared_look_is_no_older_than_five_seconds(scene: Scene) -> None:
+    door = scene.door()
+    await asked_for(scene, door, 10)
+    scene.time.passes(6)
+    scene.azure.stand_in.history.clear()
+    await door.create(other("m", "late"))
+    await door.create(other("m", "later"))
+    assert Counter(call["class"] for call in scene.azure.stand_in.history) == {"put": 2, "list": 1}
+
+
+@pytest.mark.faults
+async def test_of_a_pool_that_a_shared_look_does_not_show_no_second_one_is_made(scene: Scene) -> None:
+    """A LIST that lags hides a pool of ours: the PUT holds only where there is none, and the next look is by name."""
+    await scene.door().create(other("m", "hidden"))
+    await scene.azure.fault(method="GET", path="agentPools$", status=200, body={"value": []})
+    door = scene.door()
+    await asked_for(scene, door, 4)
+    await door.create(other("m", "hidden"))
+    assert (reason(door, name="hidden"), scene.azure.calls("PUT")[-1]) == ("Changed", ("PUT", 412))
+    await door.create(other("m", "hidden"))
+    known = door.known("hidden").pool
+    assert known is not None
+    assert sum(status == 201 for _, status in scene.azure.calls("PUT")) == 5
+
+
+@pytest.mark.faults
+async def test_a_pool_that_a_shared_look_does_not_show_is_asked_after_by_name_before_it_counts_as_gone(
+    scene: Scene,
+) -> None:
+    door = scene.door()
+    await asked_for(scene, door, 5)
+    scene.time.passes(6)
+    await scene.azure.fault(method="GET", path="agentPools$", status=200, body={"value": []})
+    await door.delete(DeleteInCloud("ws4", {**OWNER, "kaito.sh_machine-uid": "m"}))
+    assert (gone(door, "ws4"), "ws4" in scene.held()) == (None, False)
+
+
+async def test_a_shared_look_that_is_out_of_date_deletes_nothing(scene: Scene) -> None:
+    """Somebody changed the pool after the LIST: the etag is another."""
+    door = scene.door()
+    await asked_for(scene, door, 5)
+    scene.azure.stand_in.pools.by_name["ws0"].enter("Updating")
+    await door.delete(DeleteInCloud("ws0", {**OWNER, "kaito.sh_machine-uid": "m"}))
+    assert (reason(door, of="delete", name="ws0"), "ws0" in scene.held()) == ("Changed", True)
+
+
+async def test_of_many_that_go_the_silence_of_a_list_is_the_first_no(scene: Scene) -> None:
+    door = scene.door()
+    names = await asked_for(scene, door, 10)
+    mirror = mirror_of(*(a_machine(name=name, uid="m", status=READY, deleting=True) for name in names))
+    for name in names[:9]:
+        await door.delete(DeleteInCloud(name, {**OWNER, "kaito.sh_machine-uid": "m"}))
+    del scene.azure.stand_in.pools.by_name["ws9"]  # nobody asked for that: it is looked for by name
+    scene.azure.stand_in.history.clear()
+    assert sorted(await followed(door, mirror)) == [Key("", name) for name in names]
+    assert {gone(door, name) for name in names} == {NOON}
+    assert [(call["class"], call["status"]) for call in scene.azure.stand_in.history] == [("list", 200), ("get", 404)]
+
+
+async def test_of_few_that_go_each_is_asked_after_by_name(scene: Scene) -> None:
+    door = scene.door()
+    names = await asked_for(scene, door, 3)
+    mirror = mirror_of(*(a_machine(name=name, uid="m", status=READY, deleting=True) for name in names))
+    for name in names:
+        await door.delete(DeleteInCloud(name, {**OWNER, "kaito.sh_machine-uid": "m"}))
+    scene.azure.stand_in.history.clear()
+    await followed(door, mirror)
+    assert Counter(call["class"] for call in scene.azure.stand_in.history) == {"list": 1, "get": 3}
+
+
+@pytest.mark.faults
+async def test_what_a_round_learned_before_it_was_refused_is_told(scene: Scene) -> None:
+    door = scene.door()
+    names = await asked_for(scene, door, 2)
+    mirror = mirror_of(*(a_machine(name=name, uid="m", status=ASKED_FOR) for name in names))
+    scene.azure.stand_in.pools.by_name["ws0"].enter("Succeeded")
+    del scene.azure.stand_in.pools.by_name["ws1"]
+    await scene.azure.fault(request="get", status=503)
+    assert sorted(await followed(door, mirror)) == [Key("", "ws0"), Key("", "ws1")]
+    (succeeded, creating) = (door.known(name).pool for name in names)
+    assert succeeded is not None
+    assert creating is not None
+    assert (succeeded.state, creating.state) == ("Succeeded", "Creating")
+
+
+async def test_who_waits_for_a_turn_asks_no_sooner_and_has_failed_no_oftener(scene: Scene) -> None:
+    door = scene.door()
+    queued = Refusal("Queued", "waits", 7.0)
+    for _ in range(3):
+        door._no_create(NAME, queued)
+        refused = door.known(NAME).create_refused
+        assert refused is not None
+        assert (refused.until - scene.time.now, refused.tries) == (timedelta(seconds=7), 0)
