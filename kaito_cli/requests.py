@@ -22,6 +22,8 @@ class Requests:
     """The same API server as the same user, by a session of our own."""
 
     session: aiohttp.ClientSession
+    server_name: str | None = None
+    """Whom the server's certificate must name, where that is not its address."""
 
     async def get(self, path: str) -> dict[str, Any]:
         """The JSON of a path. Raises the errors of ``kube.errors``."""
@@ -34,7 +36,7 @@ class Requests:
     async def lines(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> AsyncIterator[str]:
         """The answer line by line, for as long as it goes on."""
         try:
-            async with self.session.request(method, path, json=body) as answer:
+            async with self.session.request(method, path, json=body, server_hostname=self.server_name) as answer:
                 if answer.status >= 300:
                     raise _refusal(answer.status, await answer.read(), answer.headers)
                 async for line in answer.content:
@@ -64,7 +66,7 @@ async def requests(kube: Kube) -> AsyncIterator[Requests]:
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
         read_bufsize=LINE_BYTES,
     ) as session:
-        yield Requests(session)
+        yield Requests(session, connection.server_name)
 
 
 def _refusal(status: int, body: bytes, headers: Mapping[str, str]) -> errors.KubeError:

@@ -115,7 +115,7 @@ def status(name: str) -> Status:
         step=progress[-1].text if progress else "starting",
         seconds=round(time.time() - record.started, 1),
         kubeconfig=str(directory.kubeconfig),
-        server=f"https://127.0.0.1:{record.api_port}",
+        server=f"https://localhost:{record.api_port}",
         registry=f"{namespace.SYSTEM_ADDRESS}:{registry.PORT}",
         data=f"http://{namespace.SYSTEM_ADDRESS}:{example_files.PORT}",
         nodes=tuple(_node(node) for node in _get(directory, "nodes")["items"]) if directory.kubeconfig.exists() else (),

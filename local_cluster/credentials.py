@@ -42,9 +42,9 @@ def new_signing_key() -> str:
 
 
 def kubeconfig(
-    *, server: str, token: str, authority: bytes, cluster: str, tls_name: str = "", acts_as: str = "", group: str = ""
+    *, server: str, token: str, authority: bytes, cluster: str, acts_as: str = "", group: str = ""
 ) -> dict[str, Any]:
-    """A kubeconfig that carries all it needs; ``tls_name`` where the server goes by another name in its certificate.
+    """A kubeconfig that carries all it needs.
 
     ``acts_as`` and ``group`` are impersonated: how kubelets get an identity each from one token.
     """
@@ -58,7 +58,6 @@ def kubeconfig(
                 "cluster": {
                     "server": server,
                     "certificate-authority-data": base64.b64encode(authority).decode(),
-                    **({"tls-server-name": tls_name} if tls_name else {}),
                 },
             }
         ],

@@ -150,14 +150,9 @@ class Supervisor:
         token = self._tokens[credentials.ADMIN]
         inside = credentials.kubeconfig(server=plane.url, token=token, authority=authority, cluster=self._name)
         credentials.write_secret(self._directory.inside_kubeconfig, inside)
-        # The API server's certificate names localhost, but not 127.0.0.1.
-        outside = credentials.kubeconfig(
-            server=f"https://127.0.0.1:{self._relay_port}",
-            token=token,
-            authority=authority,
-            cluster=self._name,
-            tls_name="localhost",
-        )
+        # The API server's certificate names localhost, but not 127.0.0.1; and not every client minds tls-server-name.
+        server = f"https://localhost:{self._relay_port}"
+        outside = credentials.kubeconfig(server=server, token=token, authority=authority, cluster=self._name)
         credentials.write_secret(self._directory.kubeconfig, outside)
 
     def _say(self, outcome: Outcome, text: str) -> None:

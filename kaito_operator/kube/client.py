@@ -44,6 +44,8 @@ class Connection:
     private_key_path: str | None
     insecure: bool
     """Whether the server's certificate is not verified, as the kubeconfig asks."""
+    server_name: str | None = None
+    """The name that the server's certificate must have, where it is not that of its address (tls-server-name)."""
 
 
 Counted = Callable[[str, str, int], None]
@@ -120,6 +122,7 @@ class Kube:
             configuration.cert_file,
             configuration.key_file,
             not configuration.verify_ssl,
+            configuration.tls_server_name,
         )
 
     async def get(self, ref: Ref) -> Manifest:

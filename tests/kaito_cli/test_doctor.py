@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -115,7 +116,11 @@ def test_a_deployment_of_the_chart_is_known_by_its_name_too() -> None:
 
 
 def doctor(server: ApiServer, user: str, *flags: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "kaito_cli", "doctor", "--kubeconfig", str(server.kubeconfig(user)), *flags]
+    return asked(server.kubeconfig(user), *flags)
+
+
+def asked(kubeconfig: Path, *flags: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "kaito_cli", "doctor", "--kubeconfig", str(kubeconfig), *flags]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
@@ -139,3 +144,19 @@ def test_whoever_may_nothing_is_told_so_and_nothing_is_judged_unseen(api_server:
     assert "you may not get workspaces, list workspaces" in done.stdout
     assert f"CRD {WORKSPACES}" not in done.stdout
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.controlplane
+@pytest.mark.usefixtures("crds")
+def test_a_server_behind_another_address_is_known_by_the_name_that_the_kubeconfig_gives(
+    api_server: ApiServer, tmp_path: Path
+) -> None:
+    there = json.loads(api_server.kubeconfig("admin").read_text())
+    cluster = there["clusters"][0]["cluster"]
+    cluster["server"] = cluster["server"].replace(api_server.plane.listen, "localhost")
+    for name, code in (("kubernetes.default", 0), ("kubernetes.example", 1)):
+        cluster["tls-server-name"] = name
+        kubeconfig = tmp_path / name
+        kubeconfig.write_text(json.dumps(there))
+        done = asked(kubeconfig, "-o", "json")
+        assert ("certificate" in done.stderr, bool(done.stdout)) == (bool(code), not code), done.stderr

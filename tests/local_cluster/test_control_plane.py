@@ -99,16 +99,13 @@ def test_the_token_file_has_a_line_for_every_user() -> None:
 
 
 def test_a_kubeconfig_carries_all_it_needs() -> None:
-    written = credentials.kubeconfig(
-        server="https://127.0.0.1:1", token="t", authority=b"PEM", cluster="one", tls_name="localhost"
-    )
+    written = credentials.kubeconfig(server="https://localhost:1", token="t", authority=b"PEM", cluster="one")
     assert written["clusters"] == [
         {
             "name": "one",
             "cluster": {
-                "server": "https://127.0.0.1:1",
+                "server": "https://localhost:1",
                 "certificate-authority-data": base64.b64encode(b"PEM").decode(),
-                "tls-server-name": "localhost",
             },
         }
     ]

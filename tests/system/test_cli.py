@@ -1,6 +1,7 @@
 """The commands against a whole cluster: deployed, followed, asked, read, and its health told."""
 
 import json
+import subprocess
 
 import pytest
 
@@ -12,7 +13,11 @@ QUESTION = "What is the capital of France?"
 
 
 def kaito(cluster: LocalCluster, *arguments: str, check: bool = True) -> str:
-    return cluster.run(str(KAITO), *arguments, check=check, timeout=120)
+    """As a user types it: outside of the cluster's network, with its kubeconfig."""
+    command = [str(KAITO), *arguments, "--kubeconfig", cluster.status()["kubeconfig"]]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0 or not check, f"{arguments}: {done.stdout}{done.stderr}"
+    return done.stdout if check else done.stdout + done.stderr
 
 
 def test_a_workspace_is_deployed_asked_and_read_by_the_command_line(cluster: LocalCluster) -> None:
