@@ -24,6 +24,7 @@ from kaito_operator.plan import (
     DeleteInCloud,
     Event,
     Finalizer,
+    Holding,
     Manifest,
     Plan,
     Ref,
@@ -91,6 +92,8 @@ async def _finalizer_on(todo: Plan, *, kube: Kube, mirror: Mirror) -> None:
     buys = any(isinstance(step, CreateInCloud) for step in todo.cloud) or any(a.buys for a in todo.apply)
     if buys and _ours(todo) not in _finalizers(live):
         raise Stale(f"{todo.subject.ref} does not bear our finalizer")
+    if buys and todo.holding is not None and todo.finalizer is not Finalizer.ADD:
+        await _must_hold(todo.holding, kube=kube, mirror=mirror)
 
 
 async def _marked(todo: Plan, *, kube: Kube, mirror: Mirror) -> Manifest:
@@ -109,6 +112,17 @@ async def _marked(todo: Plan, *, kube: Kube, mirror: Mirror) -> Manifest:
         raise
     _must_be_the_planned(todo, written)
     return written
+
+
+async def _must_hold(holding: Holding, *, kube: Kube, mirror: Mirror) -> None:
+    """What was bought before under other names counts too, however late its events are. Raises Stale if there is more
+    than the plan knew."""
+    live = await kube.select(holding.selection)
+    unknown = [each for each in live.items if each["metadata"]["uid"] not in holding.uids]
+    for each in unknown:
+        mirror.put(each)
+    if unknown:
+        raise Stale(f"{Ref.of(unknown[0])} is there already")
 
 
 async def _live_subject(todo: Plan, *, kube: Kube, mirror: Mirror) -> Manifest:

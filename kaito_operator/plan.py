@@ -153,11 +153,21 @@ class Selection:
 
 
 @dataclass(frozen=True, slots=True)
+class Holding:
+    """All that a live LIST may find before anything is bought: what the plan counted, and nothing that it did not."""
+
+    selection: Selection
+    uids: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """What one pass wants written. The empty plan means: all is as wanted."""
 
     subject: Subject
     finalizer: Finalizer = Finalizer.KEEP
+    holding: Holding | None = None
+    """What is there already of what is bought. Not asked where the finalizer goes on: then there can be nothing."""
     apply: tuple[Apply, ...] = ()
     evict: tuple[Evict, ...] = ()
     """Pods that are to leave; asking again is no news, so this alone does not make a plan one that writes."""

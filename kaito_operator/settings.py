@@ -78,6 +78,13 @@ class WorkspaceSettings(ControllerSettings):
         pattern="^$|^[^/]+/[^/]+/[^/]+$",
         description="`group/Kind/name` of the node class that claims name. Empty: the cloud's default one.",
     )
+    node_lost_seconds: float = Field(
+        900.0,
+        alias="KAITO_NODE_LOST_SECONDS",
+        gt=0,
+        description="A node in use that has been not Ready for so many seconds is given up, and another takes its "
+        "place, unless more than a fifth of all nodes are not Ready. gpu-provisioner mends its own sooner.",
+    )
     webhook_certificates: str = Field(
         "",
         alias="KAITO_WEBHOOK_CERTIFICATES",

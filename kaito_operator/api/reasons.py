@@ -38,6 +38,7 @@ class Reason(StrEnum):
     MACHINE_KIND_MISSING = "MachineKindMissing"
     MACHINE_BACK_OFF = "MachineBackOff"
     MACHINE_TERMINATING = "MachineTerminating"
+    NODE_LOST = "NodeLost"
     MACHINE_FAILED = "machineFailedCreation"
     PROVISIONER_NOT_ANSWERING = "ProvisionerNotAnswering"
     QUOTA_EXCEEDED = "QuotaExceeded"

@@ -27,6 +27,24 @@ class Estimate(ApiModel):
     price_per_hour: Short | None = Field(default=None, description="What its machines cost, with the currency.")
 
 
+class MachineStatus(ApiModel):
+    """Ours. What has been asked for in one of the Workspace's places, and what became of it."""
+
+    slot: Annotated[int, Field(ge=0)] = Field(description="Which place, from 0.")
+    attempt: Annotated[int, Field(ge=1)] = Field(description="The how manyth Machine for it, from 1.")
+    name: Name | None = Field(default=None, description="The Machine or NodeClaim; absent while none may be asked for.")
+    losses: Annotated[int, Field(ge=0)] | None = Field(
+        default=None, description="Machines that were lost in a row before it; the wait for the next doubles with each."
+    )
+    reason: Short | None = Field(default=None, description="Why the last one was lost, in one word.")
+    message: Annotated[str, StringConstraints(max_length=1024)] | None = Field(
+        default=None, description="Why the last one was lost."
+    )
+    not_before: Annotated[str, Field(json_schema_extra={"format": "date-time"})] | None = Field(
+        default=None, description="When the next was, or will be, asked for at the earliest."
+    )
+
+
 class TuningStatus(ApiModel):
     """Ours. How far the tuning is."""
 
@@ -54,6 +72,13 @@ class Status(ApiModel):
         default=(), description="The nodes in use, by name."
     )
     target_node_count: Annotated[int, Field(ge=0)] | None = Field(default=None, description="Ours. The nodes wanted.")
+    machines: Annotated[
+        tuple[MachineStatus, ...],
+        Field(
+            max_length=2000,
+            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["slot"]},
+        ),
+    ] = Field(default=(), description="Ours. The account of the machines asked for, by place.")
     endpoint: Annotated[str, StringConstraints(max_length=512)] | None = Field(
         default=None, description="Ours. Where the model answers, inside the cluster or at its load balancer."
     )

@@ -8,10 +8,9 @@ from kaito_operator.api import labels
 from kaito_operator.api.conditions import by_type
 from kaito_operator.api.kinds import MACHINE, NODE, POD, VOLUME_ATTACHMENT, Kind
 from kaito_operator.api.nodeclaim import KAITO_NODE_CLASS
+from kaito_operator.fleet import Fleet, fleet, is_ready
 from kaito_operator.gpu_provisioner.known import Known
 from kaito_operator.gpu_provisioner.nodes import is_claimed
-from kaito_operator.gpu_provisioner.orphans import is_ready
-from kaito_operator.gpu_provisioner.repair import Fleet, fleet
 from kaito_operator.mirror import Mirror
 from kaito_operator.plan import Key, Manifest, Ref, Selection, Subject
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from kaito_operator.api import labels
-from kaito_operator.api.conditions import by_type, moment
+from kaito_operator.api.conditions import moment
+from kaito_operator.fleet import is_ready
 from kaito_operator.gpu_provisioner.agent_pool import CLUSTER_TAG, MACHINE_TAG, WORKSPACE_TAG
 from kaito_operator.gpu_provisioner.cloud import AgentPool
 from kaito_operator.plan import Manifest
@@ -30,12 +31,6 @@ def why_not(pools: Iterable[AgentPool], nodes: Sequence[Manifest]) -> str:
     if not nodes or len(unready) / len(nodes) > UNREADY:
         return f"{len(unready)} of {len(nodes)} nodes are not Ready"
     return ""
-
-
-def is_ready(node: Manifest) -> bool:
-    """Whether its kubelet says so."""
-    conditions = by_type((node.get("status") or {}).get("conditions") or ())
-    return bool(conditions.get("Ready", {}).get("status") == "True")
 
 
 def left_pools(

@@ -4,14 +4,13 @@ from datetime import datetime
 
 from kaito_operator.api import labels
 from kaito_operator.api.conditions import moment
+from kaito_operator.fleet import is_ready, patience
 from kaito_operator.gpu_provisioner.agent_pool import NotMappable, agent_pool, capacity_type, instance_type, owner_tags
 from kaito_operator.gpu_provisioner.cloud import STUCK, AgentPool
 from kaito_operator.gpu_provisioner.farewell import farewell
 from kaito_operator.gpu_provisioner.limits import Limits
 from kaito_operator.gpu_provisioner.nodes import claiming, is_claimed, not_initialized
 from kaito_operator.gpu_provisioner.observe import Observed, last_seen
-from kaito_operator.gpu_provisioner.orphans import is_ready
-from kaito_operator.gpu_provisioner.repair import patience
 from kaito_operator.gpu_provisioner.status import events, report, standing, step_types
 from kaito_operator.plan import Apply, CreateInCloud, Delete, DeleteInCloud, Finalizer, Manifest, Plan, Ref
 

@@ -53,7 +53,7 @@ def workspace_controller(settings: WorkspaceSettings, catalog: Catalog) -> Contr
             Watch(POD, OURS),
         ),
         concerns=concerns,
-        reads=reads,
+        reads=partial(reads, purchase=installed.purchase),
         observe=partial(observe, progress_of=board.of),
         background=(board.keep_up,),
         mistakes=partial(mistakes, catalog=catalog),

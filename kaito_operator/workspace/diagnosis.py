@@ -6,10 +6,12 @@ Tables, so that a new cause is a new row. ``docs/reference/conditions.md`` lists
 from datetime import datetime
 
 from kaito_operator.api import labels
-from kaito_operator.api.conditions import moment
+from kaito_operator.api.conditions import moment, timestamp
 from kaito_operator.api.kinds import MACHINE, NODECLAIM
 from kaito_operator.api.reasons import Reason
 from kaito_operator.api.spec import LabelSelector, Resource
+from kaito_operator.workspace import losses
+from kaito_operator.workspace.attempts import FIRST_BACK_OFF, LONGEST_BACK_OFF, Attempt
 from kaito_operator.workspace.finding import Finding, passed, waiting, wrong
 from kaito_operator.workspace.placement import Placement
 from kaito_operator.workspace.seen import Conditions, Machine, Node, is_true
@@ -59,10 +61,10 @@ NO_SUCH_KIND = {
     MACHINE: "install the chart gpu-provisioner, or set nodeProvisioner=nodeclaim where a Karpenter runs",
     NODECLAIM: "install a Karpenter, or set nodeProvisioner=machine and install the chart gpu-provisioner",
 }
-GONE = (
-    "a machine was lost, or taken away before it was ready; another is asked for in half a minute. "
-    "`kubectl get events --namespace=default` has what Karpenter said of a claim"
-)
+FLEET_SECONDS = 60.0
+"""Between looks at a cluster in which too many nodes are not Ready for any to be given up."""
+EVENT_SECONDS = 3.0
+"""Between looks for the event that tells why a claim went, for a few of them."""
 PRESSURES = (("DiskPressure", Reason.NODE_DISK_PRESSURE), ("MemoryPressure", Reason.NODE_MEMORY_PRESSURE))
 
 
@@ -71,16 +73,19 @@ def machines(placed: Placement, resource: Resource, *, now: datetime) -> Finding
     failed = next((found for m in placed.machines if (found := _machine_failure(m, now=now))), None)
     if failed is not None:
         return failed
+    if placed.lost:
+        told = "; ".join(f"{each.machine} is given up: {each.words}" for each in placed.lost)
+        return wrong(Reason.NODE_LOST, f"{told}. Another is asked for when it is gone")
     missing = placed.missing if resource.instance_type else 0
-    if missing > placed.to_buy:
-        return _held_up(placed)
+    if missing > len(placed.to_buy):
+        return _held_up(placed, now=now)
     if missing or not all(machine.ready for machine in placed.machines):
         return _in_progress(placed, missing=missing, size=resource.instance_type, now=now)
     have = len(placed.machines)
     return passed(Reason.MACHINES_READY, f"{have} of {have} Machines are ready" if have else "no Machine is needed")
 
 
-def _held_up(placed: Placement) -> Finding:
+def _held_up(placed: Placement, *, now: datetime) -> Finding:
     """Why not all that is missing is asked for yet."""
     if placed.absent is not None:
         group = placed.absent.api_version.partition("/")[0]
@@ -90,10 +95,19 @@ def _held_up(placed: Placement) -> Finding:
         return wrong(Reason.MACHINE_KIND_MISSING, told, cure=cure)
     if placed.leaving:
         names = ", ".join(map(str, placed.leaving))
-        return wrong(Reason.MACHINE_TERMINATING, f"waits for {names} to be gone; then another is asked for")
-    if placed.told.get("reason") == Reason.LAUNCH_FAILED:
-        return wrong(Reason.LAUNCH_FAILED, placed.told.get("message", ""), look_again=placed.back_off)
-    return wrong(Reason.MACHINE_BACK_OFF, GONE, look_again=placed.back_off)
+        words = next((f": {each.words}" for each in placed.waiting if not each.unexplained), "")
+        return wrong(Reason.MACHINE_TERMINATING, f"waits for {names} to be gone; then another is asked for{words}")
+    return _between_attempts(placed.waiting[0], now=now)
+
+
+def _between_attempts(attempt: Attempt, *, now: datetime) -> Finding:
+    """Why the last Machine was lost, and when the next is asked for."""
+    left, until = attempt.wait(now), timestamp(attempt.not_before or now)
+    told = f"{attempt.words.rstrip('. ')}. Machine number {attempt.number} for its place is asked for at {until}"
+    if left > LONGEST_BACK_OFF.total_seconds():
+        told += ", or when the Workspace is changed"
+    just_lost = attempt.unexplained and left > FIRST_BACK_OFF.total_seconds() - 2 * EVENT_SECONDS
+    return wrong(Reason(attempt.reason), told, look_again=EVENT_SECONDS if just_lost else left)
 
 
 def _in_progress(placed: Placement, *, missing: int, size: str, now: datetime) -> Finding:
@@ -142,13 +156,13 @@ def _machine_failure(machine: Machine, *, now: datetime) -> Finding | None:
     return wrong(Reason.MACHINE_FAILED, f"{what}: {reason}: {said}")
 
 
-def nodes(placed: Placement, resource: Resource, *, gpus: int, now: datetime) -> Finding:
+def nodes(placed: Placement, resource: Resource, *, gpus: int, lost_after: float, now: datetime) -> Finding:
     """ResourceReady: whether all nodes are there, Ready, and advertise the ``gpus`` that each is to give."""
     have = len(placed.nodes)
     if have < resource.count:
         return _too_few(have, resource, gpus=gpus)
     for node in placed.nodes:
-        if found := _node_trouble(node, gpus=gpus, now=now):
+        if found := _node_trouble(node, gpus=gpus, lost_after=lost_after, now=now):
             return found
     return passed(Reason.NODES_READY, f"{have} of {resource.count} nodes are ready")
 
@@ -172,11 +186,13 @@ def _in_words(selector: LabelSelector) -> str:
     return ", ".join([*equal, *others]) or "any labels"
 
 
-def _node_trouble(node: Node, *, gpus: int, now: datetime) -> Finding | None:
+def _node_trouble(node: Node, *, gpus: int, lost_after: float, now: datetime) -> Finding | None:
     ready = node.conditions.get("Ready", {})
     if not node.ready:
         said = ready.get("message") or "its kubelet has not said anything yet"
-        return wrong(Reason.NODE_NOT_READY, f"Node {node.name} is not Ready: {said}")
+        left = losses.patience(node, now=now, lost_after=lost_after)
+        again = None if left is None else left if left > 0 else FLEET_SECONDS
+        return wrong(Reason.NODE_NOT_READY, f"Node {node.name} is not Ready: {said}", look_again=again)
     for pressure, reason in PRESSURES:
         if is_true(node.conditions, pressure):
             said = node.conditions[pressure].get("message", "")

@@ -26,9 +26,12 @@ class Finding:
 
     def condition(self, type: ConditionType) -> Condition:
         """The finding as a condition of this type."""
-        cut = len(self.message) > LONGEST_MESSAGE
-        message = f"{self.message[: LONGEST_MESSAGE - 1]}…" if cut else self.message
-        return Condition(type.value, self.status, self.reason.value, message)
+        return Condition(type.value, self.status, self.reason.value, cut(self.message, LONGEST_MESSAGE))
+
+
+def cut(text: str, longest: int) -> str:
+    """The text, or its beginning and an ellipsis, in so many characters."""
+    return text if len(text) <= longest else f"{text[: longest - 1]}…"
 
 
 def passed(reason: Reason, message: str = "") -> Finding:

@@ -24,6 +24,8 @@ class Installation:
     """Registries, ``host:port``, that are spoken to without TLS."""
     purchase: Purchase = MACHINES
     """What machines are asked for with."""
+    node_lost_seconds: float = 900.0
+    """How long a node in use may be not Ready before another takes its place."""
     tuning_storage_class: str = ""
     """The storage class of the volume that outlives a tuning pod; "" keeps checkpoints with the pod alone."""
 
@@ -41,6 +43,7 @@ def installation(settings: WorkspaceSettings) -> Installation:
         download_allow=settings.download_allow,
         plain_http_registries=settings.plain_http_registries,
         purchase=_purchase(settings),
+        node_lost_seconds=settings.node_lost_seconds,
         tuning_storage_class=settings.tuning_storage_class,
     )
 

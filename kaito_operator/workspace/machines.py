@@ -1,5 +1,6 @@
 """The Machines a Workspace asks for: what is missing at once, and never more than it wants nodes."""
 
+from collections.abc import Iterable
 from hashlib import sha256
 
 from kaito_operator.api import labels
@@ -7,6 +8,7 @@ from kaito_operator.api.kinds import MACHINE, NODECLAIM
 from kaito_operator.api.spec import Resource
 from kaito_operator.api.workspace import Workspace
 from kaito_operator.plan import Apply, Delete, Manifest, Ref
+from kaito_operator.workspace.attempts import Attempt
 from kaito_operator.workspace.nodes import reservation
 from kaito_operator.workspace.purchase import NodeClass, Purchase
 from kaito_operator.workspace.seen import Machine
@@ -14,7 +16,6 @@ from presets.catalog import InstanceType
 
 PROVISIONER = "default"
 NODE_POOL = "kaito"
-FIRST_ATTEMPT = 1
 
 
 def machine_name(uid: str, *, slot: int, attempt: int) -> str:
@@ -35,24 +36,28 @@ def kept(machines: tuple[Machine, ...], *, count: int, uid: str) -> tuple[Machin
     return tuple(sorted(alive, key=lambda m: (m.owner_uid != uid, not m.ready, m.name))[:count])
 
 
+def slots(machines: Iterable[Machine], *, uid: str) -> dict[int, Machine]:
+    """The Workspace's own Machines by slot; one that is on its way out has its slot until it is gone."""
+    own = [machine for machine in machines if machine.owner_uid == uid and machine.slot is not None]
+    own.sort(key=lambda machine: (not machine.deleting, machine.attempt))  # of two the living, the later one
+    return {machine.slot: machine for machine in own if machine.slot is not None}
+
+
 def buying(
     workspace: Workspace,
     resource: Resource,
-    seen: tuple[Machine, ...],
+    attempts: Iterable[Attempt],
     *,
-    number: int,
     size: InstanceType,
     disk_gib: int,
     purchase: Purchase,
 ) -> tuple[Apply, ...]:
-    """Asks for so many Machines, in slots that none has; one that is on its way out has its slot until it is gone."""
-    taken = {machine.name for machine in seen}
-    named = {slot: machine_name(workspace.uid, slot=slot, attempt=FIRST_ATTEMPT) for slot in range(resource.count)}
-    free = [slot for slot, name in named.items() if name not in taken][:number]
-    if purchase.node_class is not None:
-        made = [_claim(workspace, resource, slot=slot, size=size, node_class=purchase.node_class) for slot in free]
+    """Asks for the Machine of each attempt."""
+    node_class = purchase.node_class
+    if node_class is not None:
+        made = [_claim(workspace, resource, attempt, size=size, node_class=node_class) for attempt in attempts]
     else:
-        made = [_machine(workspace, resource, slot=slot, size=size, disk_gib=disk_gib) for slot in free]
+        made = [_machine(workspace, resource, attempt, size=size, disk_gib=disk_gib) for attempt in attempts]
     return tuple(Apply(manifest, buys=True) for manifest in made)
 
 
@@ -65,9 +70,11 @@ def giving_up(machines: tuple[Machine, ...]) -> tuple[Delete, ...]:
     )
 
 
-def _machine(workspace: Workspace, resource: Resource, *, slot: int, size: InstanceType, disk_gib: int) -> Manifest:
+def _machine(
+    workspace: Workspace, resource: Resource, attempt: Attempt, *, size: InstanceType, disk_gib: int
+) -> Manifest:
     """As KAITO 0.3 writes it; the annotations are ours."""
-    name = machine_name(workspace.uid, slot=slot, attempt=FIRST_ATTEMPT)
+    name = machine_name(workspace.uid, slot=attempt.slot, attempt=attempt.number)
     return {
         "apiVersion": MACHINE.api_version,
         "kind": MACHINE.kind,
@@ -78,7 +85,7 @@ def _machine(workspace: Workspace, resource: Resource, *, slot: int, size: Insta
                 labels.PROVISIONER_NAME: PROVISIONER,
                 **reservation(workspace.key),
             },
-            "annotations": _identity(workspace, slot=slot),
+            "annotations": _identity(workspace, attempt),
         },
         "spec": {
             "machineTemplateRef": {"name": name},
@@ -96,7 +103,7 @@ def _machine(workspace: Workspace, resource: Resource, *, slot: int, size: Insta
 
 
 def _claim(
-    workspace: Workspace, resource: Resource, *, slot: int, size: InstanceType, node_class: NodeClass
+    workspace: Workspace, resource: Resource, attempt: Attempt, *, size: InstanceType, node_class: NodeClass
 ) -> Manifest:
     """For any Karpenter. It never expires, is not disrupted, is not a spot machine; and has no finalizer of ours, which
     would stop a Karpenter that cannot launch it from launching anything. A request for storage would keep it from ever
@@ -105,13 +112,13 @@ def _claim(
         "apiVersion": NODECLAIM.api_version,
         "kind": NODECLAIM.kind,
         "metadata": {
-            "name": machine_name(workspace.uid, slot=slot, attempt=FIRST_ATTEMPT),
+            "name": machine_name(workspace.uid, slot=attempt.slot, attempt=attempt.number),
             "labels": {
                 **resource.label_selector.match_labels,
                 labels.NODE_POOL: NODE_POOL,
                 **reservation(workspace.key),
             },
-            "annotations": {**_identity(workspace, slot=slot), labels.DO_NOT_DISRUPT: "true"},
+            "annotations": {**_identity(workspace, attempt), labels.DO_NOT_DISRUPT: "true"},
         },
         "spec": {
             "expireAfter": "Never",
@@ -128,12 +135,12 @@ def _claim(
     }
 
 
-def _identity(workspace: Workspace, *, slot: int) -> dict[str, str]:
-    """Who paid, and for which place."""
+def _identity(workspace: Workspace, attempt: Attempt) -> dict[str, str]:
+    """Who paid, for which place, and the how manyth time."""
     return {
         labels.WORKSPACE_UID: workspace.uid,
-        labels.SLOT: str(slot),
-        labels.ATTEMPT: str(FIRST_ATTEMPT),
+        labels.SLOT: str(attempt.slot),
+        labels.ATTEMPT: str(attempt.number),
     }
 
 

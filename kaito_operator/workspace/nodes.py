@@ -1,6 +1,6 @@
 """Which nodes a Workspace uses, and the labels that keep other Workspaces off them."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from kaito_operator.api import labels
 from kaito_operator.api.selectors import matches
@@ -13,17 +13,29 @@ TOLERATED = (("sku", "gpu"), (labels.GPU_RESOURCE, None))
 SOFT = "PreferNoSchedule"
 
 
-def chosen(nodes: Iterable[Node], *, resource: Resource, key: Key, places: int, worked_on: Sequence[str]) -> list[Node]:
+def chosen(
+    nodes: Iterable[Node],
+    *,
+    resource: Resource,
+    key: Key,
+    places: int,
+    worked_on: Sequence[str],
+    dead: Collection[str] = (),
+) -> list[Node]:
     """The nodes that fill ``places``, best first, of those that were not bought.
 
     Held ones stay, also while they are not Ready: a kubelet that restarts is no reason to move a model, let alone to
-    buy. Free ones come after: preferred ones, those that status.workerNodes names, then by name.
+    buy. Free ones come after: preferred ones, those that status.workerNodes names, then by name. ``dead``: those that
+    have been not Ready for long. They come last, and not at all where another can be bought.
     """
     held = [n for n in nodes if n.holder == key and not n.deleting and _fits(n, resource)]
     free = [n for n in nodes if n.holder is None and _usable(n) and _fits(n, resource)]
+    if resource.instance_type:
+        held = [node for node in held if node.name not in dead]
 
-    def rank(node: Node) -> tuple[bool, bool, bool, str]:
-        return (node.holder is None, node.name not in resource.preferred_nodes, node.name not in worked_on, node.name)
+    def rank(node: Node) -> tuple[bool, bool, bool, bool, str]:
+        preferred, known = node.name in resource.preferred_nodes, node.name in worked_on
+        return (node.name in dead, node.holder is None, not preferred, not known, node.name)
 
     return sorted([*held, *free], key=rank)[:places]
 

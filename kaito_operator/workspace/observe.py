@@ -1,7 +1,7 @@
 """From the mirror to one frozen value: everything that a plan for one Workspace may know."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from kaito_operator.api.kinds import (
     CONFIG_MAP,
@@ -17,9 +17,13 @@ from kaito_operator.api.kinds import (
     Kind,
 )
 from kaito_operator.api.workspace import Workspace, parse_workspace
+from kaito_operator.fleet import Fleet, fleet
 from kaito_operator.mirror import Mirror
-from kaito_operator.plan import Key, Manifest, Ref, Refusal
+from kaito_operator.plan import Key, Manifest, Ref, Refusal, Selection
+from kaito_operator.workspace import post_mortem as last_words
 from kaito_operator.workspace import seen
+from kaito_operator.workspace.post_mortem import PostMortem, post_mortem
+from kaito_operator.workspace.purchase import Purchase
 from kaito_operator.workspace.seen import Job, Machine, Node, Pod, Progress, owned_by
 
 BOUGHT = (MACHINE, NODECLAIM)
@@ -58,6 +62,9 @@ class Observed:
     """What the API server said to the Deployment as it was last written."""
     absent: frozenset[Kind] = frozenset()
     """The kinds to buy with that the cluster does not know, of those that are watched."""
+    fleet: Fleet = field(default_factory=Fleet)
+    """All nodes of the cluster; counted only while one of its own is not Ready."""
+    post_mortem: PostMortem = field(default_factory=PostMortem)
 
 
 def observe(mirror: Mirror, key: Key, *, progress_of: ProgressOf = unknown) -> Observed | None:
@@ -70,10 +77,14 @@ def observe(mirror: Mirror, key: Key, *, progress_of: ProgressOf = unknown) -> O
     named = [mirror.get(kind, name, key.namespace) for kind, name in places]
     deployment, service, claim = (o if o is not None and owned_by(o, workspace.uid) else None for o in named)
     pods = tuple(seen.pod(p) for p in mirror.of_workspace(POD, key))
+    nodes = tuple(seen.node(n) for n in mirror.all(NODE) if seen.holder(n) in (None, key))
+    read = mirror.read_for(key)
     return Observed(
         workspace=workspace,
         machines=tuple(seen.machine(m) for kind in BOUGHT for m in mirror.of_workspace(kind, key)),
-        nodes=tuple(seen.node(n) for n in mirror.all(NODE) if seen.holder(n) in (None, key)),
+        nodes=nodes,
+        fleet=fleet(mirror.all(NODE)) if any(node.holder and not node.ready for node in nodes) else Fleet(),
+        post_mortem=post_mortem(each for each in read if each["kind"] != CONFIG_MAP.kind),
         deployment=deployment,
         service=service,
         foreign=tuple(o for o in named if o is not None and not owned_by(o, workspace.uid)),
@@ -81,7 +92,7 @@ def observe(mirror: Mirror, key: Key, *, progress_of: ProgressOf = unknown) -> O
         jobs=tuple(seen.job(j) for j in mirror.of_workspace(JOB, key) if owned_by(j, workspace.uid)),
         config_maps=tuple(c for c in mirror.of_workspace(CONFIG_MAP, key) if owned_by(c, workspace.uid)),
         claim=claim,
-        own_config=next(iter(mirror.read_for(key)), None),
+        own_config=next((each for each in read if each["kind"] == CONFIG_MAP.kind), None),
         refused=mirror.refusal(DEPLOYMENT, key.name, key.namespace),
         absent=frozenset(kind for kind in BOUGHT if mirror.lacks(kind)),
         progress=next(filter(None, (progress_of(key, pod.name) for pod in pods)), None),
@@ -96,7 +107,10 @@ def named_by(workspace: Workspace) -> tuple[Ref, ...]:
     return (Ref(CONFIG_MAP.api_version, CONFIG_MAP.kind, tuning.config, workspace.key.namespace),)
 
 
-def reads(mirror: Mirror, key: Key) -> tuple[Ref, ...]:
+def reads(mirror: Mirror, key: Key, *, purchase: Purchase) -> tuple[Ref | Selection, ...]:
     """What must be read live before a pass for the Workspace of this key."""
     manifest = mirror.get(WORKSPACE, key.name, key.namespace)
-    return named_by(parse_workspace(manifest)) if manifest is not None else ()
+    if manifest is None:
+        return ()
+    workspace = parse_workspace(manifest)
+    return (*named_by(workspace), *last_words.reads(mirror, workspace, purchase))

@@ -13,7 +13,7 @@ from kaito_operator.api.reasons import ConditionType, Reason
 from kaito_operator.api.spec import Resource
 from kaito_operator.api.validation import problems
 from kaito_operator.api.workspace import Workspace
-from kaito_operator.plan import Apply, Delete, Finalizer, Plan
+from kaito_operator.plan import Apply, Delete, Finalizer, Holding, Plan, Selection
 from kaito_operator.workspace import (
     diagnosis,
     estimates,
@@ -69,10 +69,11 @@ def _worked_on(
     if asked.over:
         resource = resource.model_copy(update={"count": 0})  # the machines are paid for by the hour
     least = 0 if size or needs.cpu else needs.gpus
-    placed = placement(seen, resource, gpus=least, kind=installation.purchase.kind, now=now)
+    lost_after = installation.node_lost_seconds
+    placed = placement(seen, resource, gpus=least, kind=installation.purchase.kind, lost_after=lost_after, now=now)
     gpus = _gpus(needs, size, placed.nodes)
     machine = diagnosis.machines(placed, resource, now=now)
-    ready = diagnosis.nodes(placed, resource, gpus=gpus, now=now)
+    ready = diagnosis.nodes(placed, resource, gpus=gpus, lost_after=lost_after, now=now)
     begun = machine.passed and ready.passed
     job, tuned = _tuning(seen, asked, begun=begun, now=now)
     standing = Standing(
@@ -83,6 +84,7 @@ def _worked_on(
         tuned=tuned,
         inference=_inference(seen, asked, resource, now=now, begun=begun),
         nodes=tuple(node.name for node in placed.nodes),
+        attempts=placed.attempts,
         wanted_nodes=resource.count,
         endpoint=services.endpoint(seen.service),
         tuning=status.tuning(asked.tuned, seen.progress, before=workspace.status.get("tuning")),
@@ -96,7 +98,14 @@ def _worked_on(
         *work.apply,
     )
     delete = (*work.delete, *machines.giving_up(placed.surplus))
-    return _reported(workspace, standing, apply=apply, delete=delete, now=now)
+    holding = _holding(seen, installation.purchase) if placed.to_buy else None
+    return _reported(workspace, standing, holding=holding, apply=apply, delete=delete, now=now)
+
+
+def _holding(seen: Observed, purchase: Purchase) -> Holding:
+    """The machines that this plan knows of: there must be no others when it buys."""
+    ours = Selection(purchase.kind.api_version, purchase.kind.kind, nodes.reservation(seen.workspace.key))
+    return Holding(ours, frozenset(machine.uid for machine in seen.machines))
 
 
 def _gpus(needs: Needs, size: InstanceType | None, used: Sequence[Node]) -> int:
@@ -122,8 +131,7 @@ def _bought(
     return machines.buying(
         seen.workspace,
         resource,
-        seen.machines,
-        number=placed.to_buy,
+        placed.to_buy,
         size=size,
         disk_gib=disk_gib,
         purchase=purchase,
@@ -173,6 +181,7 @@ def _reported(
     standing: Standing,
     *,
     now: datetime,
+    holding: Holding | None = None,
     apply: tuple[Apply, ...] = (),
     delete: tuple[Delete, ...] = (),
 ) -> Plan:
@@ -184,6 +193,7 @@ def _reported(
         nodes=standing.nodes,
         wanted_nodes=standing.wanted_nodes,
         endpoint=standing.endpoint,
+        attempts=standing.attempts,
         tuning=standing.tuning,
         estimate=standing.estimate,
         now=now,
@@ -192,6 +202,7 @@ def _reported(
     return Plan(
         workspace.subject,
         finalizer=Finalizer.ADD if bare else Finalizer.KEEP,
+        holding=holding,
         apply=apply,
         delete=delete,
         report=report,

@@ -70,6 +70,9 @@ class Machine:
     deleting: bool
     conditions: Conditions
     node_name: str
+    slot: int | None = None
+    """Which of the Workspace's places it was made for; None if it does not say."""
+    attempt: int = 1
 
     @property
     def ready(self) -> bool:
@@ -199,17 +202,25 @@ def machine(manifest: Manifest) -> Machine:
     meta, status = manifest["metadata"], manifest.get("status") or {}
     requirements = (manifest.get("spec") or {}).get("requirements") or ()
     sizes = [r["values"][0] for r in requirements if r["key"] == labels.INSTANCE_TYPE and r.get("values")]
+    told = meta.get("annotations") or {}
     return Machine(
         kind=BY_NAME[manifest["apiVersion"], manifest["kind"]],
         name=meta["name"],
         uid=meta["uid"],
-        owner_uid=(meta.get("annotations") or {}).get(labels.WORKSPACE_UID, ""),
+        owner_uid=told.get(labels.WORKSPACE_UID, ""),
         instance_type=sizes[0] if sizes else "",
         created_at=moment(meta["creationTimestamp"]),
         deleting="deletionTimestamp" in meta,
         conditions=by_type({**c, "type": STEPS.get(c["type"], c["type"])} for c in status.get("conditions") or ()),
         node_name=status.get("nodeName", ""),
+        slot=_number(told.get(labels.SLOT)),
+        attempt=_number(told.get(labels.ATTEMPT)) or 1,
     )
+
+
+def _number(text: str | None) -> int | None:
+    """A number below a million that an annotation gives; None if it is none."""
+    return int(text) if text is not None and text.isascii() and text.isdigit() and len(text) <= 6 else None
 
 
 def pod(manifest: Manifest) -> Pod:

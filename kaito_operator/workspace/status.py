@@ -9,7 +9,9 @@ from kaito_operator.api.conditions import Condition, merged
 from kaito_operator.api.reasons import ConditionType, Reason
 from kaito_operator.api.workspace import Workspace
 from kaito_operator.plan import Event, Report
+from kaito_operator.workspace.attempts import Attempt, recorded, written
 from kaito_operator.workspace.finding import Finding, passed, waits_for, wrong
+from kaito_operator.workspace.machines import machine_name
 from kaito_operator.workspace.seen import Progress
 from kaito_operator.workspace.task import TuningTask
 
@@ -30,6 +32,8 @@ class Standing:
     tuned: Finding | None = None
     nodes: tuple[str, ...] = ()
     wanted_nodes: int = 0
+    attempts: tuple[Attempt, ...] | None = None
+    """The account of the Machines asked for; None leaves it as it is."""
     endpoint: str = ""
     tuning: Mapping[str, Any] | None = None
     """status.tuning."""
@@ -94,6 +98,7 @@ def report(
     wanted_nodes: int,
     endpoint: str,
     now: datetime,
+    attempts: Sequence[Attempt] | None = None,
     tuning: Mapping[str, Any] | None = None,
     estimate: Mapping[str, Any] | None = None,
 ) -> tuple[Report, ...]:
@@ -105,10 +110,18 @@ def report(
         "workerNodes": sorted(nodes),
         "targetNodeCount": wanted_nodes,
         "endpoint": endpoint,
+        **({"machines": account} if (account := _account(workspace, attempts)) else {}),
         **({"tuning": dict(tuning)} if tuning else {}),
         **({"estimate": dict(estimate)} if estimate else {}),
     }
     return () if _is_told(told, seen, workspace.conditions) else (Report(workspace.ref, workspace.uid, told),)
+
+
+def _account(workspace: Workspace, attempts: Sequence[Attempt] | None) -> list[dict[str, Any]]:
+    """status.machines. ``attempts``: None writes again what it says."""
+    kept = recorded(workspace.status).values() if attempts is None else attempts
+    names = {each.slot: machine_name(workspace.uid, slot=each.slot, attempt=each.number) for each in kept}
+    return written(kept, names=names)
 
 
 def _is_told(told: Mapping[str, Any], seen: Mapping[str, Any], before: Mapping[str, Mapping[str, Any]]) -> bool:

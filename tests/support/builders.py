@@ -2,17 +2,20 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from functools import cache
 from itertools import count
 from typing import Any
 
 from kaito_operator.api.conditions import timestamp
 from kaito_operator.mirror import Mirror
 from kaito_operator.plan import Key
+from kaito_operator.workspace.machines import machine_name
 from kaito_operator.workspace.observe import Observed, observe
 
 Manifest = dict[str, Any]
 NOON = datetime(2026, 1, 2, 12, 0, 0, tzinfo=UTC)
 EARLIER = "2026-01-02T11:00:00Z"
+JUST_NOW = "2026-01-02T11:59:00Z"
 UID = "0b7c3e0a-workspace"
 _versions = count(1000)
 
@@ -87,6 +90,19 @@ def machine_conditions(done: int, reason: str = "", message: str = "") -> list[M
     return [*true, *open_, *(condition(step, "False", "MachineNotLaunched") for step in MACHINE_STEPS[done + 1 :])]
 
 
+@cache
+def _places(uid: str) -> dict[str, tuple[int, int]]:
+    """Slot and attempt by the name that follows from them."""
+    return {machine_name(uid, slot=s, attempt=a): (s, a) for s in range(5) for a in range(1, 9)}
+
+
+def _identity(name: str, owner_uid: str) -> Manifest:
+    """The annotations that our operator gives a Machine; its name follows from them."""
+    found = _places(owner_uid).get(name)
+    told = {"kaito.sh/slot": str(found[0]), "kaito.sh/attempt": str(found[1])} if found else {}
+    return {"kaito.sh/workspace-uid": owner_uid, **told} if owner_uid else {}
+
+
 def a_machine(
     name: str,
     *,
@@ -106,7 +122,7 @@ def a_machine(
         "metadata": {
             **meta(name, labels={"kaito.sh/workspace": workspace, "kaito.sh/workspacenamespace": namespace}),
             "creationTimestamp": created,
-            "annotations": {"kaito.sh/workspace-uid": owner_uid} if owner_uid else {},
+            "annotations": _identity(name, owner_uid),
             "finalizers": ["karpenter.sh/termination"],
             **({"deletionTimestamp": EARLIER} if deleting else {}),
         },
@@ -130,7 +146,7 @@ def a_node(
     instance_type: str = "Standard_D2s_v5",
     labels: Mapping[str, str] | None = None,
     ready: bool = True,
-    ready_since: str = EARLIER,
+    ready_since: str = "",
     gpus: int = 0,
     capacity: int | None = None,
     held_by: str = "",
@@ -145,6 +161,7 @@ def a_node(
     held = {"kaito.sh/workspace": held_by, "kaito.sh/workspacenamespace": namespace} if held_by else {}
     ours: Manifest = {"f:metadata": {"f:labels": {f"f:{key}": {} for key in held}}}
     said = "kubelet is posting ready status" if ready else "container runtime is down"
+    since = ready_since or (EARLIER if ready else JUST_NOW)
     found = meta(
         name,
         labels={
@@ -163,7 +180,7 @@ def a_node(
         "spec": {"taints": list(taints), **({"unschedulable": True} if unschedulable else {})},
         "status": {
             "conditions": [
-                condition("Ready", "True" if ready else "False", "KubeletReady", said, since=ready_since),
+                condition("Ready", "True" if ready else "False", "KubeletReady", said, since=since),
                 *(condition(each, "True", f"KubeletHas{each}", "the kubelet is short") for each in pressures),
             ],
             "capacity": {"nvidia.com/gpu": str(gpus if capacity is None else capacity)},

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
+from kaito_operator.fleet import Fleet
 from kaito_operator.gpu_provisioner.agent_pool import owner_tags
 from kaito_operator.gpu_provisioner.cloud import AgentPool
 from kaito_operator.gpu_provisioner.known import Known
 from kaito_operator.gpu_provisioner.limits import Limits
 from kaito_operator.gpu_provisioner.observe import observe
 from kaito_operator.gpu_provisioner.plan import plan
-from kaito_operator.gpu_provisioner.repair import Fleet
 from kaito_operator.mirror import Mirror
 from kaito_operator.plan import DeleteInCloud, Key, Plan
 from tests.support.machines import a_machine, a_node

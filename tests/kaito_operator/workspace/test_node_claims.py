@@ -97,7 +97,7 @@ def test_what_is_in_progress_is_unknown() -> None:
     assert found["NodeClaimReady"][:2] == ("Unknown", "CreateMachinePending")
 
 
-WHY = "translating nodeclaim to node, instance type not found"
+WHY = "creating the machine: the subnet has no addresses left"
 LAST_WORDS = f"NodeClaim {FIRST} (Standard_D2s_v5): {WHY}"
 
 
@@ -118,22 +118,43 @@ def test_it_gets_half_a_minute_of_tries_first() -> None:
     assert deleted(planned(workspace, launching("LaunchFailed", WHY, age=29))) == []
 
 
+ASKED = {"slot": 0, "attempt": 1, "name": FIRST}
+LOST_AT = "2026-01-02T12:00:30Z"
+
+
 def test_its_last_words_stay_while_it_is_waited_for_the_next() -> None:
-    todo = planned(a_workspace(status=told("LaunchFailed", LAST_WORDS, seconds_ago=10)))
-    assert applied(todo, "NodeClaim") == []
-    assert todo.look_again == 20.0
-    assert todo.report == () or conditions(todo)["NodeClaimReady"] == ("False", "LaunchFailed", LAST_WORDS)
+    gone = planned(a_workspace(status={**told("LaunchFailed", LAST_WORDS), "machines": [ASKED]}))
+    assert applied(gone, "NodeClaim") == []
+    assert gone.look_again == 30.0
+    assert gone.report[0].status["machines"] == [
+        {
+            "slot": 0,
+            "attempt": 2,
+            "losses": 1,
+            "reason": "LaunchFailed",
+            "message": LAST_WORDS,
+            "notBefore": LOST_AT,
+        }
+    ]
+    assert conditions(gone)["NodeClaimReady"] == (
+        "False",
+        "LaunchFailed",
+        f"{LAST_WORDS}. Machine number 2 for its place is asked for at {LOST_AT}",
+    )
+    waiting = planned(a_workspace(status=gone.report[0].status), now=NOON + timedelta(seconds=10))
+    assert (waiting.apply, waiting.report, waiting.look_again) == ((), (), 20.0)
 
 
 def test_a_claim_that_vanishes_at_once_is_not_asked_for_at_once_again() -> None:
     asked = told("CreateMachinePending", "1 Machine of Standard_D2s_v5 is asked for", status="Unknown")
-    todo = planned(a_workspace(status=asked))
+    todo = planned(a_workspace(status={**asked, "machines": [ASKED]}))
     assert applied(todo, "NodeClaim") == []
     status, reason, message = conditions(todo)["NodeClaimReady"]
     assert (status, reason) == ("False", "MachineBackOff")
-    assert "kubectl get events" in message
-    later = planned(a_workspace(status=told("MachineBackOff", message, seconds_ago=30)))
-    assert len(applied(later, "NodeClaim")) == 1
+    assert message.startswith(f"{FIRST} went before it was ready. Machine number 2")
+    assert todo.look_again == 3.0, "an event that says why may be on its way"
+    later = planned(a_workspace(status=todo.report[0].status), now=NOON + timedelta(seconds=30))
+    assert [c["metadata"]["name"] for c in applied(later, "NodeClaim")] == [machine_name(UID, slot=0, attempt=2)]
 
 
 @pytest.mark.parametrize(

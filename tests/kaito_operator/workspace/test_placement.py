@@ -11,7 +11,6 @@ from tests.support.builders import (
     a_node,
     a_ready_machine,
     a_workspace,
-    condition,
     machine_conditions,
 )
 from tests.support.planning import applied, conditions, deleted, planned
@@ -161,19 +160,6 @@ def test_a_machine_on_its_way_out_is_waited_for_because_it_is_still_paid_for() -
     todo = planned(a_workspace(), a_machine(NAMES[0], deleting=True))
     assert applied(todo, "Machine") == []
     assert conditions(todo)["MachineReady"][:2] == ("False", "MachineTerminating")
-
-
-def test_a_lost_machine_is_asked_for_again_after_half_a_minute() -> None:
-    def lost(seconds: int) -> dict[str, Any]:
-        since = f"2026-01-02T11:59:{60 - seconds:02}Z"
-        return a_workspace(
-            status={"conditions": [condition("MachineReady", "False", "MachineTerminating", since=since)]}
-        )
-
-    early = planned(lost(20))
-    assert (early.apply, early.look_again) == ((), 10.0)
-    assert conditions(early)["MachineReady"][:2] == ("False", "MachineBackOff")
-    assert [m["metadata"]["name"] for m in applied(planned(lost(30)), "Machine")] == [NAMES[0]]
 
 
 def test_machine_names_are_functions_of_identity_and_fit_an_agent_pool() -> None:

@@ -1,7 +1,4 @@
-"""Whether a node that has long been not Ready is to be replaced, and how long it still has to recover.
-
-AKS repairs nodes too (reboot, reimage, redeploy); what it has not mended in the given time is not waited for.
-"""
+"""How well the nodes of a cluster are, and for how long one of them has not been: what a repair may depend on."""
 
 import math
 from collections.abc import Sequence
@@ -9,7 +6,6 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from kaito_operator.api.conditions import by_type, moment
-from kaito_operator.gpu_provisioner.orphans import is_ready
 from kaito_operator.plan import Manifest
 
 UNHEALTHY = 0.2
@@ -34,10 +30,19 @@ def fleet(nodes: Sequence[Manifest]) -> Fleet:
     return Fleet(len(nodes), sum(not is_ready(node) for node in nodes))
 
 
+def is_ready(node: Manifest) -> bool:
+    """Whether its kubelet says that it is."""
+    return bool(_ready(node).get("status") == "True")
+
+
 def patience(node: Manifest, now: datetime, *, seconds: float | None) -> float | None:
     """The seconds that are left for a node to become Ready again; None if it is, or if nobody knows since when not."""
-    ready = by_type((node.get("status") or {}).get("conditions") or ()).get("Ready", {})
-    since = ready.get("lastTransitionTime")
+    since = _ready(node).get("lastTransitionTime")
     if seconds is None or is_ready(node) or not since:
         return None
     return seconds - (now - moment(since)).total_seconds()
+
+
+def _ready(node: Manifest) -> Manifest:
+    found: Manifest = by_type((node.get("status") or {}).get("conditions") or ()).get("Ready", {})
+    return found
