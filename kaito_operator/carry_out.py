@@ -24,13 +24,13 @@ from kaito_operator.plan import (
     DeleteInCloud,
     Event,
     Finalizer,
-    Holding,
     Manifest,
     Plan,
     Ref,
     Refusal,
     Report,
 )
+from kaito_operator.second_look import Stale, forget, live_subject, look, must_be_absent, must_be_the_planned, must_hold
 
 log = logging.getLogger(__name__)
 
@@ -41,10 +41,6 @@ FINALIZERS = {
 }
 AT_ONCE = 8
 """Applies and deletions of one plan that are under way together."""
-
-
-class Stale(Exception):
-    """The second look found something else than the plan was made for. The mirror knows better now: plan again."""
 
 
 class CloudDoor(Protocol):
@@ -88,12 +84,12 @@ async def _finalizer_on(todo: Plan, *, kube: Kube, mirror: Mirror) -> None:
     """Puts our finalizer on where asked; otherwise looks at the live parent if the rest of the plan needs that."""
     if todo.finalizer is not Finalizer.ADD and not _needs_a_second_look(todo):
         return
-    live = await (_marked if todo.finalizer is Finalizer.ADD else _live_subject)(todo, kube=kube, mirror=mirror)
+    live = await (_marked if todo.finalizer is Finalizer.ADD else live_subject)(todo, kube=kube, mirror=mirror)
     buys = any(isinstance(step, CreateInCloud) for step in todo.cloud) or any(a.buys for a in todo.apply)
     if buys and _ours(todo) not in _finalizers(live):
         raise Stale(f"{todo.subject.ref} does not bear our finalizer")
     if buys and todo.holding is not None and todo.finalizer is not Finalizer.ADD:
-        await _must_hold(todo.holding, kube=kube, mirror=mirror)
+        await must_hold(todo.holding, kube=kube, mirror=mirror)
 
 
 async def _marked(todo: Plan, *, kube: Kube, mirror: Mirror) -> Manifest:
@@ -102,47 +98,16 @@ async def _marked(todo: Plan, *, kube: Kube, mirror: Mirror) -> Manifest:
     ref = todo.subject.ref
     seen = mirror.get(BY_NAME[ref.api_version, ref.kind], ref.name, ref.namespace)
     if seen is None:
-        seen = await _live_subject(todo, kube=kube, mirror=mirror)
+        seen = await live_subject(todo, kube=kube, mirror=mirror)
     if _ours(todo) in _finalizers(seen):
-        return await _live_subject(todo, kube=kube, mirror=mirror)
+        return await live_subject(todo, kube=kube, mirror=mirror)
     try:
         written = await _with_finalizers(seen, [*_finalizers(seen), _ours(todo)], kube=kube, mirror=mirror)
     except Stale:
-        await _look(ref, kube=kube, mirror=mirror)
+        await look(ref, kube=kube, mirror=mirror)
         raise
-    _must_be_the_planned(todo, written)
+    must_be_the_planned(todo, written)
     return written
-
-
-async def _must_hold(holding: Holding, *, kube: Kube, mirror: Mirror) -> None:
-    """What was bought before under other names counts too, however late its events are. Raises Stale if there is more
-    than the plan knew."""
-    live = await kube.select(holding.selection)
-    unknown = [each for each in live.items if each["metadata"]["uid"] not in holding.uids]
-    for each in unknown:
-        mirror.put(each)
-    if unknown:
-        raise Stale(f"{Ref.of(unknown[0])} is there already")
-
-
-async def _live_subject(todo: Plan, *, kube: Kube, mirror: Mirror) -> Manifest:
-    """The second look: the parent as it is now. Raises Stale if it is not the one the plan was made for."""
-    subject = todo.subject
-    try:
-        live = await kube.get(subject.ref)
-    except NotFound:
-        _forget(subject.ref, mirror)
-        raise Stale(f"{subject.ref} is gone") from None
-    mirror.put(live)
-    _must_be_the_planned(todo, live)
-    return live
-
-
-def _must_be_the_planned(todo: Plan, live: Manifest) -> None:
-    subject, meta = todo.subject, live["metadata"]
-    found = (meta["uid"], meta.get("generation", 0), "deletionTimestamp" in meta)
-    if found != (subject.uid, subject.generation, subject.deleting):
-        raise Stale(f"{subject.ref} changed")
 
 
 async def _with_finalizers(live: Manifest, wanted: list[str], *, kube: Kube, mirror: Mirror) -> Manifest:
@@ -157,7 +122,7 @@ async def _with_finalizers(live: Manifest, wanted: list[str], *, kube: Kube, mir
     try:
         written = await kube.patch_json(ref, operations)
     except NotFound:
-        _forget(ref, mirror)
+        forget(ref, mirror)
         raise Stale(f"{ref} is gone") from None
     except (Conflict, Invalid) as changed:
         raise Stale(f"{ref} changed under the finalizer: {changed.message}") from changed
@@ -182,14 +147,14 @@ async def _finalizer_off(todo: Plan, *, kube: Kube, mirror: Mirror, cloud: Cloud
             mirror.put(seen)
         if left.items:
             raise Stale(f"{len(left.items)} {BY_NAME[selection.api_version, selection.kind].plural} are still there")
-    live = await _live_subject(todo, kube=kube, mirror=mirror)
+    live = await live_subject(todo, kube=kube, mirror=mirror)
     await _with_finalizers(live, [f for f in _finalizers(live) if f != _ours(todo)], kube=kube, mirror=mirror)
 
 
 async def _apply(step: Apply, *, kube: Kube, mirror: Mirror) -> None:
     ref = Ref.of(step.manifest)
     if step.uid is None:
-        await _must_be_absent(ref, kube=kube, mirror=mirror)
+        await must_be_absent(ref, kube=kube, mirror=mirror)
     try:
         mirror.put(await kube.apply(step.manifest, uid=step.uid))
     except (Conflict, Invalid) as refused:
@@ -197,14 +162,8 @@ async def _apply(step: Apply, *, kube: Kube, mirror: Mirror) -> None:
             mirror.refuse(Refusal(step.manifest, refused.message))
         if step.uid is None or not _is_about_uid(refused):
             raise
-        await _look(ref, kube=kube, mirror=mirror)
+        await look(ref, kube=kube, mirror=mirror)
         raise Stale(f"{ref} is not the object that was seen") from refused
-
-
-async def _must_be_absent(ref: Ref, *, kube: Kube, mirror: Mirror) -> None:
-    """An apply would take over whatever has the name: somebody else's object, or our own that was not seen yet."""
-    if await _look(ref, kube=kube, mirror=mirror) is not None:
-        raise Stale(f"{ref} exists already")
 
 
 async def _delete(step: Delete, *, kube: Kube, mirror: Mirror) -> None:
@@ -220,10 +179,10 @@ async def _delete(step: Delete, *, kube: Kube, mirror: Mirror) -> None:
     except NotFound:
         left = None
     except Conflict as another:
-        await _look(step.ref, kube=kube, mirror=mirror)
+        await look(step.ref, kube=kube, mirror=mirror)
         raise Stale(f"{step.ref} is not the object that was seen") from another
     if left is None:
-        _forget(step.ref, mirror)
+        forget(step.ref, mirror)
     else:
         mirror.put(left)
 
@@ -245,7 +204,7 @@ async def _report(report: Report, *, kube: Kube, mirror: Mirror) -> None:
     """
     seen = mirror.get(BY_NAME[report.ref.api_version, report.ref.kind], report.ref.name, report.ref.namespace)
     if seen is None or seen["metadata"]["uid"] != report.uid:
-        seen = await _look(report.ref, kube=kube, mirror=mirror)
+        seen = await look(report.ref, kube=kube, mirror=mirror)
     if seen is None or seen.get("status") == report.status:
         return
     if seen["metadata"]["uid"] != report.uid:
@@ -254,9 +213,9 @@ async def _report(report: Report, *, kube: Kube, mirror: Mirror) -> None:
     try:
         mirror.put(await kube.apply_status(report.ref, uid=report.uid, status=report.status, version=version))
     except NotFound:
-        _forget(report.ref, mirror)
+        forget(report.ref, mirror)
     except Conflict as changed:
-        await _look(report.ref, kube=kube, mirror=mirror)
+        await look(report.ref, kube=kube, mirror=mirror)
         raise Stale(f"{report.ref} changed under its status") from changed
 
 
@@ -268,23 +227,6 @@ async def _record(event: Event, *, kube: Kube, clock: Clock) -> None:
         return  # told already
     except KubeError as refused:
         log.warning("event %s about %s: %s", event.reason, event.about, refused)
-
-
-async def _look(ref: Ref, *, kube: Kube, mirror: Mirror) -> Manifest | None:
-    """The live object, which the mirror learns too; None if there is none."""
-    try:
-        live = await kube.get(ref)
-    except NotFound:
-        _forget(ref, mirror)
-        return None
-    mirror.put(live)
-    return live
-
-
-def _forget(ref: Ref, mirror: Mirror) -> None:
-    known = mirror.get(BY_NAME[ref.api_version, ref.kind], ref.name, ref.namespace)
-    if known is not None:
-        mirror.remove(known)
 
 
 def _is_about_uid(refused: Conflict | Invalid) -> bool:

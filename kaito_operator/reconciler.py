@@ -13,13 +13,14 @@ from prometheus_client import CollectorRegistry
 
 from kaito_operator.admission import Door
 from kaito_operator.api.kinds import Kind
-from kaito_operator.carry_out import CloudDoor, Stale, carry_out
+from kaito_operator.carry_out import CloudDoor, carry_out
 from kaito_operator.clock import Clock, system_clock
 from kaito_operator.kube.client import Kube
 from kaito_operator.kube.errors import KubeError, NotFound, TooManyRequests, Unavailable
 from kaito_operator.metrics import Metrics
 from kaito_operator.mirror import Mirror
 from kaito_operator.plan import Key, Manifest, Plan, Ref, Selection
+from kaito_operator.second_look import Stale
 from kaito_operator.workqueue import Retry, WorkQueue
 
 log = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ import pytest
 
 from kaito_operator.api.kinds import CONFIG_MAP, MACHINE, SERVICE, WORKSPACE
 from kaito_operator.api.labels import WORKSPACE_FINALIZER
-from kaito_operator.carry_out import CloudDoor, Stale, carry_out
+from kaito_operator.carry_out import CloudDoor, carry_out
 from kaito_operator.kube.client import Kube
 from kaito_operator.kube.errors import Forbidden, Invalid, NotLeading
 from kaito_operator.mirror import Mirror
@@ -20,6 +20,7 @@ from kaito_operator.plan import (
     DeleteInCloud,
     Event,
     Finalizer,
+    Holding,
     Manifest,
     Plan,
     Ref,
@@ -27,6 +28,7 @@ from kaito_operator.plan import (
     Selection,
     Subject,
 )
+from kaito_operator.second_look import Stale
 from tests.support.control_plane import ApiServer, Json, Refused
 from tests.support.tiny_controller import a_workspace, workspaces
 
@@ -189,6 +191,23 @@ async def test_nothing_is_bought_before_our_finalizer_is_on_the_live_parent(
 
 
 @pytest.mark.money
+@pytest.mark.money
+async def test_nothing_is_bought_beside_what_the_plan_did_not_count(scene: Scene) -> None:
+    """An earlier attempt under another name, of which no event has come yet."""
+    mine = {"kaito.sh/workspace": "w"}
+    earlier = {"metadata": {"name": "earlier", "labels": mine}}
+    uid = scene.server.ask("POST", f"/api/v1/namespaces/{scene.namespace}/configmaps", earlier)["metadata"]["uid"]
+    await scene.carry_out(Plan(scene.subject(), finalizer=Finalizer.ADD))
+    apply = (Apply(scene.config_map(), buys=True),)
+    selection = Selection("v1", "ConfigMap", mine, {"metadata.namespace": scene.namespace})
+    with pytest.raises(Stale, match="earlier is there already"):
+        await scene.carry_out(Plan(scene.subject(), apply=apply, holding=Holding(selection, frozenset())))
+    assert scene.found() is None
+    assert scene.mirror.get(CONFIG_MAP, "earlier", scene.namespace) is not None, "the next plan counts it"
+    await scene.carry_out(Plan(scene.subject(), apply=apply, holding=Holding(selection, frozenset({uid}))))
+    assert scene.found() is not None
+
+
 async def test_a_parent_that_is_gone_is_forgotten(scene: Scene) -> None:
     seen = scene.subject()
     scene.mirror.put(scene.live())
