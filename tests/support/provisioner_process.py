@@ -54,26 +54,30 @@ class Provisioner:
             return 0, ""
 
 
-@contextmanager
-def provisioner(
-    server: ApiServer, namespace: str, log: Path, *, endpoint: str = "", **settings: str
-) -> Iterator[Provisioner]:
-    """Started, and gone at the end; ``settings``: variables that differ. All processes of a namespace are one pod."""
-    metrics, health = free_ports(2)
-    environment = {
+def environment(namespace: str, *, endpoint: str = "", **settings: str) -> dict[str, str]:
+    """The variables of a process, but for its ports: ours, and of the test's own those that are nobody's settings."""
+    return {
         **{name: value for name, value in os.environ.items() if not name.startswith(("AZURE_", "ARM_", "KAITO_"))},
         "RELEASE_NAMESPACE": namespace,
         "POD_NAME": "provisioner",
-        "KAITO_METRICS_PORT": str(metrics),
-        "KAITO_HEALTH_PORT": str(health),
         "ARM_SUBSCRIPTION_ID": SUBSCRIPTION,
         "ARM_RESOURCE_GROUP": GROUP,
         "AZURE_CLUSTER_NAME": CLUSTER,
         "KAITO_AZURE_ENDPOINT": endpoint,
         **settings,
     }
+
+
+@contextmanager
+def provisioner(
+    server: ApiServer, namespace: str, log: Path, *, endpoint: str = "", **settings: str
+) -> Iterator[Provisioner]:
+    """Started, and gone at the end; ``settings``: variables that differ. All processes of a namespace are one pod."""
+    metrics, health = free_ports(2)
+    ports = {"KAITO_METRICS_PORT": str(metrics), "KAITO_HEALTH_PORT": str(health)}
+    variables = environment(namespace, endpoint=endpoint, **ports, **settings)
     command = [sys.executable, "-m", "kaito_operator", "gpu-provisioner", "--kubeconfig", str(server.kubeconfig())]
-    with log.open("ab") as out, subprocess.Popen(command, env=environment, stderr=out, stdout=out) as running:
+    with log.open("ab") as out, subprocess.Popen(command, env=variables, stderr=out, stdout=out) as running:
         try:
             yield Provisioner(running, log, metrics, health)
         finally:

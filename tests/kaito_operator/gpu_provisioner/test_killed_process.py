@@ -1,54 +1,55 @@
-"""SIGKILL of the real gpu-provisioner amid its writes to Azure: one pool up, none left, and no second one made."""
+"""SIGKILL of the real gpu-provisioner at every write of a Machine's life: one pool up, none left, no second one made.
 
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+Each process gets to one write and dies: every other one before the request leaves it, the next after the write was
+carried out and before its answer comes. So each write is met twice, and each process starts where another ended.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from local_cluster import credentials
 from local_cluster.azure import AzureStandIn
 from tests.support.azure import Azure, running
-from tests.support.control_plane import ApiServer
+from tests.support.control_plane import ApiServer, free_ports
+from tests.support.forked import forked
+from tests.support.held_writes import HeldWrites, When
 from tests.support.joins_as_node import NODES, JoinsAsNode
 from tests.support.machines import a_machine
-from tests.support.provisioner_process import Provisioner, provisioner
+from tests.support.provisioner_process import environment
 from tests.support.waiting import soon
 
 pytestmark = [pytest.mark.controlplane, pytest.mark.money, pytest.mark.usefixtures("crds")]
 
 MACHINES = "/apis/karpenter.sh/v1alpha5/machines"
-HELD = 3.0
-"""Seconds for which the stand-in keeps a request in hand while its caller is killed."""
-WITHIN = 40.0
+WITHIN = 60.0
+MOST_DEATHS = 60
+QUICK = {
+    "KAITO_POLL_SECONDS": "0.2",
+    "KAITO_GONE_SECONDS": "0.2",
+    "KAITO_AZURE_REQUESTS_PER_SECOND": "1000",
+    "KAITO_REPAIR_SECONDS": "0",
+}
+DEATHS: tuple[When, When] = ("before the request", "before its answer")
 
 
-@pytest.fixture
-async def azure(api_server: ApiServer) -> AsyncIterator[Azure]:
-    async with running(AzureStandIn(JoinsAsNode(api_server), boot_seconds=0)) as serving:
-        yield serving
-
-
+@dataclass
 class Story:
     """One Machine on a real API server, and the processes that see to it, one after another."""
 
-    def __init__(self, server: ApiServer, azure: Azure, namespace: str, directory: Path, name: str) -> None:
-        self.server, self.azure, self.name = server, azure, name
-        self._namespace, self._directory = namespace, directory
-        (directory / "token").write_text("x")
-
-    @contextmanager
-    def process(self) -> Iterator[Provisioner]:
-        """The next process of the pod."""
-        settings = {
-            "KAITO_POLL_SECONDS": "0.3",
-            "KAITO_GONE_SECONDS": "0.3",
-            "KAITO_AZURE_REQUESTS_PER_SECOND": "100",
-            "KAITO_AZURE_STATIC_TOKEN_FILE": str(self._directory / "token"),
-        }
-        log = self._directory / "log"
-        with provisioner(self.server, self._namespace, log, endpoint=self.azure.url, **settings) as process:
-            yield process
+    server: ApiServer
+    azure: Azure
+    writes: HeldWrites
+    kubeconfig: Path
+    settings: dict[str, str]
+    name: str
+    directory: Path
+    died_at: list[tuple[When, str]] = field(default_factory=list)
 
     def ask_for_it(self) -> None:
         made = a_machine(name=self.name)
@@ -61,51 +62,128 @@ class Story:
     def machine(self) -> dict[str, Any] | None:
         return self.server.get(f"{MACHINES}/{self.name}")
 
-    def ready(self) -> bool:
+    def condition(self, type: str) -> tuple[str, str]:
         conditions = ((self.machine() or {}).get("status") or {}).get("conditions") or ()
-        return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
+        return next(((c["status"], c["reason"]) for c in conditions if c["type"] == type), ("", ""))
+
+    def ready(self) -> bool:
+        return self.condition("Ready")[0] == "True"
+
+    def gone(self) -> bool:
+        return self.machine() is None
 
     def nodes(self) -> list[str]:
         everything = self.server.ask("GET", NODES)["items"]
         return [node["metadata"]["name"] for node in everything if f"-{self.name}-" in node["metadata"]["name"]]
 
-    def writes(self, method: str, status: int) -> int:
-        """How many requests of the method came to this, whether or not the caller learned of it."""
+    def pools(self) -> list[str]:
+        return list(self.azure.stand_in.pools.by_name)
+
+    def made(self) -> int:
+        """How many pools there ever were, whether or not the caller learned of it."""
         calls = self.azure.stand_in.history
-        return sum((call["method"], call["carried_out"]) == (method, status) for call in calls)
+        return sum((call["method"], call["carried_out"]) == ("PUT", 201) for call in calls)
 
-    async def killed_amid(self, request: str, *, after_commit: bool) -> None:
-        """A process that dies while Azure has its request in hand, done or not."""
-        fault = {"after_commit": True} if after_commit else {"status": 503}
-        await self.azure.fault(request=request, delay=HELD, times=1, **fault)
-        before = len(self.azure.stand_in.history)
+    @contextmanager
+    def process(self) -> Iterator[None]:
+        """The next process of the pod; killed at the end."""
+        arguments = ["gpu-provisioner", "--kubeconfig", str(self.kubeconfig)]
+        ports = dict(zip(("KAITO_METRICS_PORT", "KAITO_HEALTH_PORT"), map(str, free_ports(2)), strict=True))
+        with forked(arguments, environment={**self.settings, **ports}, log=self.directory / "log"):
+            yield
 
-        def in_hand() -> bool:
-            calls = self.azure.stand_in.history[before:]
-            return any(call["fault"] and bool(call["carried_out"]) == after_commit for call in calls)
+    async def undisturbed(self, until: Callable[[], bool]) -> None:
+        """A process that lives until it has come to that."""
+        with self.process():
+            await soon(until, within=WITHIN, what=until.__name__)
 
-        with self.process() as process:
-            await soon(in_hand, within=WITHIN, what=f"{request} is in hand")
-            process.kill()
-        await self.azure.heal()
+    async def dying_at_every_write(self, until: Callable[[], bool]) -> None:
+        """Processes that die, one after the other, until one of them has nothing to write on the way there."""
+        for number in range(MOST_DEATHS):
+            when = DEATHS[number % 2]
+            self.writes.hold(when)
+            with self.process():
+                await self._held_or(until)
+            if not self.writes.held.is_set():
+                return self.writes.let_go()
+            self.died_at.append((when, self.writes.what))
+            self.writes.let_go()
+        raise AssertionError(f"not {until.__name__} after {MOST_DEATHS} processes: {self.died_at}")
+
+    async def _held_or(self, until: Callable[[], bool]) -> None:
+        """Until a write is held; or that is so, and no write comes any more."""
+        async with asyncio.timeout(WITHIN):
+            while not self.writes.held.is_set() and not await asyncio.to_thread(until):
+                await asyncio.wait([asyncio.create_task(self.writes.held.wait())], timeout=0.05)
 
 
-@pytest.mark.parametrize("after_commit", [False, True], ids=["before it is done", "before its answer comes"])
-async def test_killed_amid_create_and_amid_delete_it_ends_as_if_undisturbed(
-    api_server: ApiServer, azure: Azure, namespace: str, tmp_path: Path, after_commit: bool
+@pytest.fixture
+async def story(api_server: ApiServer, namespace: str, tmp_path: Path) -> AsyncIterator[Story]:
+    writes = HeldWrites()
+    async with AsyncExitStack() as held:
+        stand_in = AzureStandIn(JoinsAsNode(api_server), boot_seconds=0, throttled=False)
+        azure = await held.enter_async_context(running(stand_in))
+        authority = api_server.plane.authority
+        to_server = await held.enter_async_context(writes.way_to(api_server.url, authority=str(authority)))
+        to_azure = await held.enter_async_context(writes.way_to(azure.url))
+        (tmp_path / "token").write_text("x")
+        kubeconfig = tmp_path / "kubeconfig"
+        token, known_by = api_server.tokens["operator"], authority.read_bytes()
+        content = credentials.kubeconfig(server=to_server, token=token, authority=known_by, cluster="test")
+        credentials.write_secret(kubeconfig, content)
+        static = {"KAITO_AZURE_STATIC_TOKEN_FILE": str(tmp_path / "token")}
+        settings = environment(namespace, endpoint=to_azure, **static, **QUICK)
+        yield Story(api_server, azure, writes, kubeconfig, settings, f"k{namespace.rpartition('-')[2]}", tmp_path)
+
+
+async def test_killed_at_every_write_of_a_life_it_ends_as_if_undisturbed(
+    story: Story, count_cases: Callable[[str, int], None]
 ) -> None:
-    story = Story(api_server, azure, namespace, tmp_path, "k1" if after_commit else "k0")
     story.ask_for_it()
-    await story.killed_amid("put", after_commit=after_commit)
-    assert list(azure.stand_in.pools.by_name) == ([story.name] if after_commit else [])
-    with story.process():
-        await soon(story.ready, within=WITHIN, what="ready")
-        assert (list(azure.stand_in.pools.by_name), len(story.nodes())) == ([story.name], 1)
-
+    await story.dying_at_every_write(story.ready)
+    assert (story.pools(), len(story.nodes()), story.made()) == ([story.name], 1, 1)
     story.give_it_up()
-    await story.killed_amid("delete", after_commit=after_commit)
-    with story.process():
-        await soon(lambda: story.machine() is None, within=WITHIN, what="gone")
-    assert (azure.stand_in.pools.by_name, story.nodes()) == ({}, [])
-    assert (story.writes("PUT", 201), story.writes("DELETE", 202)) == (1, 1)
-    assert all(call["carried_out"] in (0, 201) for call in azure.stand_in.history if call["method"] == "PUT")
+    await story.dying_at_every_write(story.gone)
+    assert (story.pools(), story.nodes(), story.made()) == ([], [], 1)
+    met = {(when, what.split()[0]) for when, what in story.died_at if "agentPools" in what}
+    assert met == {(when, method) for when in DEATHS for method in ("PUT", "DELETE")}
+    count_cases("provisioner killed at a write", len(story.died_at))
+
+
+@pytest.mark.parametrize("answer", ["overrides", "conflicts"])
+async def test_killed_at_every_write_while_a_creating_pool_is_deleted_it_leaves_none(
+    story: Story, answer: str, count_cases: Callable[[str, int], None]
+) -> None:
+    await story.azure.set(boot_seconds=600, delete_while_creating=answer)
+    story.ask_for_it()
+    await story.undisturbed(lambda: story.condition("Ready")[1] == "Creating")
+    story.give_it_up()
+    await story.dying_at_every_write(story.gone)
+    assert (story.pools(), story.nodes(), story.made()) == ([], [], 1)
+    assert any("/abort" in what for _, what in story.died_at) == (answer == "conflicts")
+    count_cases("provisioner killed at a write", len(story.died_at))
+
+
+async def test_killed_at_every_write_while_a_failed_pool_is_replaced_it_makes_one_and_no_more(
+    story: Story, count_cases: Callable[[str, int], None]
+) -> None:
+    why = {"code": "InsufficientSubnetSize", "message": "no addresses"}
+    await story.azure.fault(method="PUT", fails=why, times=1)
+    story.ask_for_it()
+    await story.undisturbed(lambda: story.condition("MachineLaunched") == ("False", "SubnetFull"))
+    await story.dying_at_every_write(story.ready)
+    assert (story.pools(), len(story.nodes()), story.made()) == ([story.name], 1, 2)
+    count_cases("provisioner killed at a write", len(story.died_at))
+
+
+async def test_killed_at_every_write_while_a_lost_node_is_replaced_it_makes_one_and_no_more(
+    story: Story, count_cases: Callable[[str, int], None]
+) -> None:
+    story.ask_for_it()
+    await story.undisturbed(story.ready)
+    pools = story.azure.stand_in.pools
+    pools.delete(pools.by_name[story.name])
+    await soon(lambda: not story.pools(), within=WITHIN, what="the pool is lost")
+    await story.dying_at_every_write(lambda: story.made() == 2 and story.ready())
+    assert (story.pools(), len(story.nodes()), story.made()) == ([story.name], 1, 2)
+    count_cases("provisioner killed at a write", len(story.died_at))
