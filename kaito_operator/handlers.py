@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import kopf
 
@@ -32,8 +32,13 @@ async def watch(controller: Controller[Any], kube: Kube, saw: Saw, *, spawned: C
     ``spawned`` is called when kopf has taken SIGTERM and SIGINT for itself, so that they can be taken back.
     """
     # Not kopf.operator: at its end that waits for, then cancels every younger task of the loop, ours among them.
+    # And not with an identity of kopf's own making, for which the image would need a name for its user.
     tasks = await kopf.spawn_tasks(
-        registry=_registry(controller, kube, saw), settings=_settings(controller), standalone=True, clusterwide=True
+        registry=_registry(controller, kube, saw),
+        settings=_settings(controller),
+        standalone=True,
+        clusterwide=True,
+        identity=cast(Any, controller.name),
     )
     spawned()
     try:

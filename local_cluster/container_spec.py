@@ -60,7 +60,7 @@ def container_spec(config: Any, *, sandbox: Any, image: Image, devices: Iterable
             "/etc/group": _group(group),
             "/etc/hostname": f"{sandbox.hostname}\n",
             "/etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\n",
-            "/etc/passwd": _passwd(user, group=group),
+            "/etc/passwd": "root:x:0:0:root:/root:/bin/sh\n",  # as in most images, the user itself has no name
             "/etc/resolv.conf": _resolv_conf(sandbox.dns_config),
         },
         stop_signal=_stop_signal(config.stop_signal),
@@ -97,12 +97,6 @@ def _binds(config: Any, image: Image) -> tuple[Bind, ...]:
     of_image = [Bind(str(source), target, read_only=True) for target, source in image.binds.items()]
     of_pod = [Bind(mount.host_path, mount.container_path, read_only=mount.readonly) for mount in config.mounts]
     return tuple(sorted(of_image + of_pod, key=lambda bind: len(Path(bind.target).parts)))
-
-
-def _passwd(user: int, *, group: int) -> str:
-    """Root and the container's own user, so that it has a name."""
-    root = "root:x:0:0:root:/root:/bin/sh\n"
-    return root + (f"nonroot:x:{user}:{group}:nonroot:/:/bin/sh\n" if user else "")
 
 
 def _group(group: int) -> str:

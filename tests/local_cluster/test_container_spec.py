@@ -77,7 +77,7 @@ def test_small_files_say_who_and_where_it_is() -> None:
         "/etc/group": "root:x:0:\n",
         "/etc/hostname": "web-0\n",
         "/etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\n",
-        "/etc/passwd": "root:x:0:0:root:/root:/bin/sh\nnonroot:x:1000:0:nonroot:/:/bin/sh\n",
+        "/etc/passwd": "root:x:0:0:root:/root:/bin/sh\n",
         "/etc/resolv.conf": "nameserver 10.0.0.1\noptions ndots:5\n",
     }
 
