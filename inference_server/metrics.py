@@ -18,8 +18,8 @@ GPU_FIELDS = ("index", "name", "utilization.gpu", "temperature.gpu", "memory.use
 class Metrics:
     """The metrics of one server, in a registry of its own."""
 
-    def __init__(self, engine: Engine, *, admission: Admission) -> None:
-        self._registry = CollectorRegistry()
+    def __init__(self, engine: Engine, *, admission: Admission, registry: CollectorRegistry | None = None) -> None:
+        self._registry = registry or CollectorRegistry()
         self.requests = self._counter("requests", "Requests by the HTTP status of their reply", "status")
         self.prompt_tokens = self._counter("prompt_tokens", "Tokens of prompts that were answered")
         self.generated_tokens = self._counter("generated_tokens", "Tokens of answers, also of those cut short")

@@ -1,4 +1,4 @@
-"""Writes the pages that are made from the code: rooms, settings, command line, charts.
+"""Writes the pages that are made from the code: rooms, API, settings, metrics, command line, charts.
 
 ``python -m scripts.reference``; a test compares, so that a page never lags.
 """
@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 from kaito_operator import settings
-from scripts import catalogue_pages, charts, cli_reference
+from scripts import api_pages, catalogue_pages, charts, cli_reference, metrics_page
 
 ROOT = Path(__file__).parent.parent
 ARCHITECTURE = ROOT / "docs/architecture.md"
@@ -60,6 +60,8 @@ def main() -> None:
     ARCHITECTURE.write_text(architecture())
     SETTINGS.parent.mkdir(parents=True, exist_ok=True)
     SETTINGS.write_text(settings.as_markdown())
+    api_pages.PAGE.write_text(api_pages.page())
+    metrics_page.PAGE.write_text(metrics_page.page())
     cli_reference.PAGE.write_text(cli_reference.page())
     charts.write()
     catalogue_pages.main()

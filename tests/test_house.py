@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from kaito_operator import settings
-from scripts import reference
+from scripts import api_pages, metrics_page, reference
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("kaito_operator", "presets", "inference_server", "tuning_runner", "kaito_cli", "local_cluster")
@@ -34,6 +34,8 @@ ALL_PYTHON = [f for f in tracked("*.py") if not f.startswith(GENERATED)]
 def test_the_pages_made_from_the_code_are_up_to_date() -> None:
     assert reference.ARCHITECTURE.read_text() == reference.architecture(), "make reference"
     assert reference.SETTINGS.read_text() == settings.as_markdown(), "make reference"
+    assert api_pages.PAGE.read_text() == api_pages.page(), "make reference"
+    assert metrics_page.PAGE.read_text() == metrics_page.page(), "make reference"
 
 
 def test_every_module_says_in_one_sentence_what_it_is() -> None:
