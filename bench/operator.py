@@ -102,6 +102,7 @@ def _process(server: ApiServer) -> Iterator[_Process]:
     environment = {
         **os.environ,
         "RELEASE_NAMESPACE": "default",
+        "KAITO_MODEL_FILES": "baked",
         "KAITO_METRICS_PORT": str(metrics),
         "KAITO_HEALTH_PORT": str(health),
         "KAITO_LOG_LEVEL": "WARNING",

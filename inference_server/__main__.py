@@ -15,6 +15,7 @@ from inference_server.engines.choice import NoSuchEngine, choose
 from inference_server.engines.engine import Engine, Failed, Loading
 from inference_server.limits import Admission
 from inference_server.settings import Settings, parse
+from presets.model_directory import model_directory
 
 log = logging.getLogger("inference_server")
 
@@ -61,8 +62,9 @@ def main() -> int:
     settings, idle = parse(sys.argv[1:])
     if idle:
         log.warning("these flags are not known here, or change nothing: %s", " ".join(idle))
+    place = model_directory(settings.pretrained_model_name_or_path)
     try:
-        server = DrainingServer(settings)
+        server = DrainingServer(settings.model_copy(update={"pretrained_model_name_or_path": place}))
         family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
         listener = socket.create_server((settings.host, settings.port), family=family, backlog=2048)
     except NoSuchEngine as error:

@@ -9,6 +9,8 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from kaito_operator.api.sources import Source
+
 
 def _words(text: object) -> object:
     return tuple(filter(None, (word.strip() for word in text.split(",")))) if isinstance(text, str) else text
@@ -53,10 +55,42 @@ class ControllerSettings(BaseSettings):
 class WorkspaceSettings(ControllerSettings):
     """What the Workspace operator takes."""
 
-    preset_registry: str = Field(
-        "kaito", alias="PRESET_REGISTRY_NAME", description="Preset images are `<this>/kaito-<preset>:<version>`."
+    model_files: Source = Field(
+        Source.AUTO,
+        alias="KAITO_MODEL_FILES",
+        description="Where model files come from, unless a Workspace says (docs/guide/model-files.md): `baked` into "
+        "preset images of yours, `kaito`'s public images, a `volume` of such an image, the `hub`. `auto` is `hub` with "
+        "a runtime image, else `kaito`.",
     )
-    preset_version: str = Field("0.1.0", alias="KAITO_PRESET_VERSION", description="The tag of the preset images.")
+    preset_registry: str = Field(
+        "mcr.microsoft.com/aks/kaito",
+        alias="PRESET_REGISTRY_NAME",
+        description="Preset images are `<this>/kaito-<preset>:<version>`, KAITO's by its own tags.",
+    )
+    preset_version: str = Field(
+        "0.1.0", alias="KAITO_PRESET_VERSION", description="The tag of preset images of yours (`baked`)."
+    )
+    runtime_image: str = Field(
+        "",
+        alias="KAITO_RUNTIME_IMAGE",
+        description="The runtime without a model, which `volume` and `hub` need, and tuning with them.",
+    )
+    hub_endpoint: str = Field(
+        "",
+        alias="KAITO_HUB_ENDPOINT",
+        description="A mirror of the Hugging Face Hub, by its URL. Empty: the public one.",
+    )
+    hub_token: str = Field(
+        "",
+        alias="HF_TOKEN",
+        repr=False,
+        description="The operator's own token for the Hub, to look up how large gated models are. Pods never get it.",
+    )
+    hub_cache: str = Field(
+        "/tmp/kaito-hub",  # noqa: S108 - an emptyDir of the pod's own
+        alias="KAITO_HUB_CACHE",
+        description="Where answers of the Hub are kept.",
+    )
     cloud: Literal["azure", "aws"] = Field(
         "azure", alias="CLOUD_PROVIDER", description="Whose instance types are meant."
     )

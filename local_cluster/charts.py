@@ -23,6 +23,7 @@ AZURE_TOKEN = "azure-token"  # noqa: S105 - the name of a Secret
 VALUES: dict[str, dict[str, Any]] = {
     "workspace": {
         "image": IMAGE,
+        "modelFiles": "baked",
         "presetRegistryName": "local",
         "presetVersion": PRESET_VERSION,
         "logging": LOGGING,

@@ -60,6 +60,10 @@ class Catalog:
             known = [called for model in self.models.values() for called in (model.name, *model.aliases)]
             raise UnknownModel(name, nearest=_nearest(name, known)) from None
 
+    def with_model(self, model: Model) -> "Catalog":
+        """The catalogue with one model more."""
+        return dataclasses.replace(self, models={**self.models, model.name: model})
+
     def gpu(self, size: InstanceType) -> Gpu | None:
         """The card of a machine; None if it has none."""
         return self.gpus[size.gpu_model] if size.gpu_model else None

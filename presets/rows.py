@@ -62,8 +62,14 @@ class Model:
     tuning: StrictBool = False
     target_modules: tuple[str, ...] = ()
     """What LoRA is usually put beside."""
+    revision: str = ""
+    """The commit of the Hub that its figures are of; "" for a row of the catalogue."""
     image_tag: str = ""
-    """The tag of KAITO 0.3.0's image; ours carry the version of this project."""
+    """The tag of KAITO 0.3.0's public image; ours carry the version of this project."""
+    image_launcher: Literal["accelerate", "torchrun"] = "accelerate"
+    """What KAITO's image is started by."""
+    image_arguments: Mapping[str, str] = Field(default_factory=dict)
+    """Of the server in KAITO's image where they differ from ``arguments``; a value of "" leaves the key alone."""
     gpus: Positive = 1
     """GPUs that one replica uses, where the machine has any."""
     disk_gib: Count = 0
@@ -89,6 +95,11 @@ class Model:
         }
         for name, value in derived.items():
             object.__setattr__(self, name, value)
+
+    @property
+    def of_kaito(self) -> bool:
+        """Whether KAITO 0.3 has it, with an image that is public or that its users build."""
+        return bool(self.image_tag or self.image_arguments)
 
     @property
     def weights(self) -> Weights:

@@ -1,7 +1,8 @@
 """What the steps of a tuning Job and the operator say to each other: exit codes, and the last words of a step.
 
-A step (download, train, publish, fetch) that fails writes one line to /dev/termination-log, ``Reason: message``, and
-exits with the code of the reason; the operator turns both into a condition. One that succeeds writes a line of JSON.
+A step (model, download, train, publish, fetch) that fails writes one line to /dev/termination-log, or as the last of
+its log, ``Reason: message``, and exits with the code of the reason; the operator turns both into a condition. One of a
+Job that succeeds writes a line of JSON.
 """
 
 from enum import IntEnum
@@ -25,6 +26,16 @@ class ExitCode(IntEnum):
     """The model, its adapter and a batch do not fit. Never tried again."""
     PUSH_FAILED = 69
     """The registry did not take it after the step's own retries. Tried again."""
+    HUB_GATED = 70
+    """The Hub gives the model only to those who have agreed to its terms. Never tried again by itself."""
+    HUB_MODEL_MISSING = 72
+    """The Hub has no such model, or hides it. Never tried again."""
+    DISK_FULL = 73
+    """There is no room for the model. Never tried again."""
+    HUB_UNREACHABLE = 74
+    """The Hub did not answer, after the step's own retries. Tried again."""
+    HUB_MODEL_UNSUPPORTED = 76
+    """The Hub has it in a form that is not loaded, such as pickles. Never tried again."""
     PREEMPTED = 75
     """Told to stop before the last step; what was reached is in a checkpoint. Always tried again."""
     PUSH_DENIED = 77
@@ -40,7 +51,11 @@ FINAL = frozenset(
     {
         ExitCode.CONFIG_INVALID,
         ExitCode.DATA_INVALID,
+        ExitCode.DISK_FULL,
         ExitCode.DOWNLOAD_REFUSED,
+        ExitCode.HUB_GATED,
+        ExitCode.HUB_MODEL_MISSING,
+        ExitCode.HUB_MODEL_UNSUPPORTED,
         ExitCode.OUT_OF_MEMORY,
         ExitCode.PUSH_DENIED,
     }

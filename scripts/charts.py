@@ -16,6 +16,7 @@ NAMES = ("workspace", "gpu-provisioner")
 LINE = re.compile(r"(?P<indent> *)(?P<key>[A-Za-z]\w*):(?P<rest>.*)")
 CHOICES = {
     "cloudProviderName": ["azure", "aws"],
+    "modelFiles": ["auto", "baked", "kaito", "volume", "hub"],
     "nodeProvisioner": ["machine", "nodeclaim"],
     "settings.objects": ["machines", "nodeclaims"],
     "webhook.failurePolicy": ["Ignore", "Fail"],

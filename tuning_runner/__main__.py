@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from presets.model_directory import model_directory
 from presets.training_config import TrainingConfigError, default_text, parse
 from presets.tuning_steps import ExitCode
 from tuning_runner.transfer_ending import StepFailed, run_step
@@ -36,7 +37,7 @@ def _step(argv: Sequence[str] | None) -> Mapping[str, object]:
 
     progress = Progress()
     request = Request(
-        model=asked.pretrained_model_name_or_path,
+        model=Path(model_directory(str(asked.pretrained_model_name_or_path))),
         preset=asked.preset,
         method=asked.method,
         config=config,

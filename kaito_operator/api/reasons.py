@@ -29,6 +29,12 @@ class Reason(StrEnum):
     UNKNOWN_INSTANCE_TYPE = "UnknownInstanceType"
     DOES_NOT_FIT = "DoesNotFit"
     NOT_YET_SUPPORTED = "NotYetSupported"
+    NO_MODEL_FILES = "NoModelFiles"
+    HUB_ASKED = "HubAsked"
+    HUB_GATED = "HubGated"
+    HUB_MODEL_MISSING = "HubModelMissing"
+    HUB_MODEL_UNSUPPORTED = "HubModelUnsupported"
+    HUB_UNREACHABLE = "HubUnreachable"
     CONFIG_MAP_MISSING = "ConfigMapMissing"
     CONFIG_INVALID = "ConfigInvalid"
 
@@ -71,6 +77,7 @@ class Reason(StrEnum):
     CRASH_LOOP = "ContainerCrashLoopBackOff"
     OUT_OF_MEMORY = "ContainerOOMKilled"
     GPU_OUT_OF_MEMORY = "GPUOutOfMemory"
+    DISK_FULL = "DiskFull"
     POD_EVICTED = "PodEvicted"
     VOLUME_NOT_MOUNTED = "VolumeNotMounted"
 

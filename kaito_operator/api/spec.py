@@ -89,6 +89,11 @@ class PresetOptions(ApiModel):
     image_pull_secrets: SecretNames = Field(
         default=(), description="Secrets of this namespace to pull the image with. None by default."
     )
+    model_access_secret: Name | None = Field(
+        default=None,
+        description="The Secret of this namespace with your token for the Hugging Face Hub under HF_TOKEN, for models "
+        "that are gated there. None by default.",
+    )
 
 
 class Preset(ApiModel):

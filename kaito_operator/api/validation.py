@@ -12,6 +12,7 @@ from kaito_operator.api.fields import DNS_LABEL
 from kaito_operator.api.problems import Problem
 from kaito_operator.api.reasons import Reason
 from kaito_operator.api.selectors import matches
+from kaito_operator.api.sources import Source
 from kaito_operator.api.spec import (
     Adapter,
     DataDestination,
@@ -45,6 +46,9 @@ def _name(workspace: Workspace) -> Iterator[Problem]:
     if not re.fullmatch(DNS_LABEL, workspace.key.name):
         told = "write at most 63 lower-case letters, digits and '-', a letter or digit at both ends"
         yield Problem("metadata.name", told)
+    asked = workspace.annotations.get(labels.MODEL_FILES, "")
+    if asked and asked not in tuple(Source):
+        yield Problem(f"metadata.annotations[{labels.MODEL_FILES}]", f"write one of {', '.join(Source)}")
 
 
 def _body(body: WorkspaceBody, *, catalog: Catalog) -> Iterator[Problem]:
@@ -103,15 +107,19 @@ def _preset(preset: Preset, *, at: str, catalog: Catalog) -> Iterator[Problem]:
     if preset.access_mode == "private" and not given:
         told = "accessMode private needs presetOptions.image: write the image that holds the model"
         yield Problem(f"{at}.presetOptions.image", told)
-    if "/" in preset.name:
-        return  # of the Hugging Face Hub, which the catalogue does not list
     try:
         model = catalog.model(preset.name)
     except UnknownModel as unknown:
+        if "/" in preset.name:
+            return  # the Hub is asked for it, which takes longer than a validator may
         yield Problem(f"{at}.name", str(unknown), Reason.UNKNOWN_PRESET)
         return
-    if model.access == "private" and preset.access_mode != "private":
-        told = f"{model.name} may not be published: write private, and your image of it in presetOptions.image"
+    token = preset.preset_options.model_access_secret if preset.preset_options else None
+    if model.access == "private" and preset.access_mode != "private" and not token:
+        told = (
+            f"{model.name} may not be published: write private, and your image of it in presetOptions.image; or the "
+            "Secret with your token for the Hub in presetOptions.modelAccessSecret"
+        )
         yield Problem(f"{at}.accessMode", told)
 
 

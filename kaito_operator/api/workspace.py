@@ -9,7 +9,7 @@ from pydantic import ConfigDict, Field, StringConstraints, ValidationError
 
 from kaito_operator.api import labels
 from kaito_operator.api.conditions import by_type, moment
-from kaito_operator.api.fields import DNS_LABEL, ApiModel, Conditions, Line, Name, Short, cel, checked
+from kaito_operator.api.fields import DNS_LABEL, ApiModel, Conditions, Free, Line, Name, Short, cel, checked
 from kaito_operator.api.kinds import WORKSPACE
 from kaito_operator.api.problems import Problem, of_validation
 from kaito_operator.api.spec import Inference, Resource, Tuning
@@ -59,6 +59,16 @@ class TuningStatus(ApiModel):
     )
 
 
+class HubModel(ApiModel):
+    """Ours. What the Hugging Face Hub said of a model that is not in the catalogue, when it was asked."""
+
+    id: Name | None = Field(default=None, description="Its id on the Hub.")
+    revision: Annotated[str, StringConstraints(max_length=64)] | None = Field(
+        default=None, description="The commit that is served."
+    )
+    row: Free | None = Field(default=None, description="What was read of it, as a row of the catalogue.")
+
+
 class Status(ApiModel):
     """What the operator has seen. Nobody else writes it, and nothing is lost with it."""
 
@@ -83,6 +93,9 @@ class Status(ApiModel):
         default=None, description="Ours. Where the model answers, inside the cluster or at its load balancer."
     )
     estimate: Estimate | None = Field(default=None, description="Ours. What the model needs.")
+    model: HubModel | None = Field(
+        default=None, description="Ours. What the Hub said of a model that is not in the catalogue."
+    )
     tuning: TuningStatus | None = Field(default=None, description="Ours. How far the tuning is.")
 
 

@@ -14,12 +14,14 @@ from kaito_operator.api.kinds import (
     PERSISTENT_VOLUME_CLAIM,
     POD,
     SERVICE,
+    STATEFUL_SET,
     WORKSPACE,
 )
 from kaito_operator.api.problems import listed
 from kaito_operator.api.reasons import ConditionType
 from kaito_operator.api.validation import problems
 from kaito_operator.api.workspace import conditions_of, parse_workspace
+from kaito_operator.hub_board import HubBoard
 from kaito_operator.mirror import Mirror
 from kaito_operator.plan import Key, Manifest
 from kaito_operator.reconciler import Controller, Watch
@@ -30,13 +32,15 @@ from kaito_operator.workspace.observe import Observed, observe, reads
 from kaito_operator.workspace.plan import plan
 from kaito_operator.workspace.seen import is_true
 from presets.catalog import Catalog
+from presets.hub.reader import ENDPOINT, Hub
 
 OURS: dict[str, str | None] = {labels.WORKSPACE: None}
 
 
 def workspace_controller(settings: WorkspaceSettings, catalog: Catalog) -> Controller[Observed]:
-    """Workspace → Machines, then a tuning Job where one is asked for, then a Deployment and a Service."""
+    """Workspace → Machines, then a tuning Job where one is asked for, then what serves the model."""
     board, installed = ProgressBoard(), installation(settings)
+    hub = HubBoard(_hub(settings), catalog)
     return Controller(
         name="kaito-workspace",
         parent=WORKSPACE,
@@ -46,6 +50,7 @@ def workspace_controller(settings: WorkspaceSettings, catalog: Catalog) -> Contr
             Watch(installed.purchase.kind, OURS),
             Watch(NODE),
             Watch(DEPLOYMENT, OURS),
+            Watch(STATEFUL_SET, OURS),
             Watch(SERVICE, OURS),
             Watch(JOB, OURS),
             Watch(CONFIG_MAP, OURS),
@@ -54,14 +59,19 @@ def workspace_controller(settings: WorkspaceSettings, catalog: Catalog) -> Contr
         ),
         concerns=concerns,
         reads=partial(reads, purchase=installed.purchase),
-        observe=partial(observe, progress_of=board.of),
-        background=(board.keep_up,),
+        observe=partial(observe, progress_of=board.of, answer_of=hub.of),
+        background=(board.keep_up, hub.keep_up),
         mistakes=partial(mistakes, catalog=catalog),
         door=Door(settings.webhook_port, Path(settings.webhook_certificates))
         if settings.webhook_certificates
         else None,
         plan=partial(plan, catalog=catalog, installation=installed),
     )
+
+
+def _hub(settings: WorkspaceSettings) -> Hub:
+    """The Hub as the operator sees it."""
+    return Hub(cache=Path(settings.hub_cache), token=settings.hub_token, endpoint=settings.hub_endpoint or ENDPOINT)
 
 
 def mistakes(manifest: Manifest, *, catalog: Catalog) -> str:

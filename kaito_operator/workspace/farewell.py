@@ -29,7 +29,7 @@ def farewell(seen: Observed, *, deleted_at: datetime, now: datetime, bought: Kin
     workspace = seen.workspace
     if labels.WORKSPACE_FINALIZER not in workspace.finalizers:
         return Plan(workspace.subject)
-    workload = [each for each in (seen.deployment, seen.service) if each is not None]
+    workload = seen.serving
     stopping = (
         *(Delete(Ref.of(o), o["metadata"]["uid"]) for o in workload if "deletionTimestamp" not in o["metadata"]),
         *(_job_deletion(seen, job) for job in seen.jobs if not job.deleting),

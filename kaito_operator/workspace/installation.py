@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from kaito_operator.api.spec import Preset
+from kaito_operator.api.sources import Source
 from kaito_operator.settings import WorkspaceSettings
 from kaito_operator.workspace.purchase import MACHINES, NodeClass, Purchase, node_claims
 
@@ -15,9 +15,15 @@ class Installation:
     """What the chart's values say."""
 
     registry: str
-    """Of the preset images."""
+    """Of the preset images, ours or KAITO's."""
     version: str
-    """The tag of the preset images."""
+    """The tag of our preset images; KAITO's have their own."""
+    model_files: Source = Source.AUTO
+    """Where model files come from, unless the Workspace says."""
+    runtime_image: str = ""
+    """Our programs without a model; "" if there is no such image."""
+    hub_endpoint: str = ""
+    """Another Hugging Face Hub than the public one, a mirror; "" for that."""
     download_allow: tuple[str, ...] = ()
     """Networks in CIDR form from which training data may be downloaded though they are private, also by plain HTTP."""
     plain_http_registries: tuple[str, ...] = ()
@@ -29,17 +35,15 @@ class Installation:
     tuning_storage_class: str = ""
     """The storage class of the volume that outlives a tuning pod; "" keeps checkpoints with the pod alone."""
 
-    def image(self, preset: Preset, *, model: str) -> str:
-        """The image to run: the user's own if one is named, else ours of the model."""
-        own = preset.preset_options.image if preset.preset_options else None
-        return own or f"{self.registry}/kaito-{model}:{self.version}"
-
 
 def installation(settings: WorkspaceSettings) -> Installation:
     """What the settings say of it."""
     return Installation(
         registry=settings.preset_registry,
         version=settings.preset_version,
+        model_files=settings.model_files,
+        runtime_image=settings.runtime_image,
+        hub_endpoint=settings.hub_endpoint,
         download_allow=settings.download_allow,
         plain_http_registries=settings.plain_http_registries,
         purchase=_purchase(settings),

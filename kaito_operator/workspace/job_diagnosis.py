@@ -8,12 +8,18 @@ from datetime import datetime
 from kaito_operator.api.reasons import ConditionType, Reason
 from kaito_operator.workspace import pod_diagnosis
 from kaito_operator.workspace.finding import Finding, passed, waiting, waits_for, wrong
-from kaito_operator.workspace.pod_diagnosis import last_line
+from kaito_operator.workspace.model_files import DOWNLOADER
+from kaito_operator.workspace.pod_diagnosis import MODEL_FAILURES, last_line
 from kaito_operator.workspace.seen import Container, Job, Pod, Progress
 from kaito_operator.workspace.tuning import PUBLISHER, TRAINER
 from presets.tuning_steps import ExitCode
 
-STEPS_TOLD = {"download": "fetches the training data", TRAINER: "trains", PUBLISHER: "publishes the adapter"}
+STEPS_TOLD = {
+    DOWNLOADER: "fetches the model",
+    "download": "fetches the training data",
+    TRAINER: "trains",
+    PUBLISHER: "publishes the adapter",
+}
 AGAIN = "then delete the Job to try again"
 NO_POD = "its pod is being created"
 FAILURES = {
@@ -22,6 +28,7 @@ FAILURES = {
     ExitCode.DATA_INVALID: (Reason.DATA_INVALID, f"give other data; or mend it where it is, {AGAIN}"),
     ExitCode.DOWNLOAD_FAILED: (Reason.DOWNLOAD_FAILED, f"see whether the address answers, {AGAIN}"),
     ExitCode.DOWNLOAD_REFUSED: (Reason.DOWNLOAD_REFUSED, "give another address in tuning.input"),
+    **{code: (reason, f"{cure}, {AGAIN}") for code, (reason, cure) in MODEL_FAILURES.items()},
     ExitCode.OUT_OF_MEMORY: (Reason.TUNING_OUT_OF_MEMORY, "lower what it names, or take a larger instanceType"),
     ExitCode.PUSH_DENIED: (Reason.PUSH_DENIED, f"mend the push Secret or the repository, {AGAIN}"),
     ExitCode.PUSH_FAILED: (Reason.PUSH_FAILED, f"see whether the registry answers, {AGAIN}"),

@@ -13,6 +13,7 @@ from kaito_operator.api.kinds import (
     PERSISTENT_VOLUME_CLAIM,
     POD,
     SERVICE,
+    STATEFUL_SET,
     WORKSPACE,
     Kind,
 )
@@ -20,11 +21,13 @@ from kaito_operator.api.workspace import Workspace, parse_workspace
 from kaito_operator.fleet import Fleet, fleet
 from kaito_operator.mirror import Mirror
 from kaito_operator.plan import Key, Manifest, Ref, Refusal, Selection
+from kaito_operator.workspace import hub_models, seen
 from kaito_operator.workspace import post_mortem as last_words
-from kaito_operator.workspace import seen
+from kaito_operator.workspace.hub_models import Answer, AnswerOf
 from kaito_operator.workspace.post_mortem import PostMortem, post_mortem
 from kaito_operator.workspace.purchase import Purchase
 from kaito_operator.workspace.seen import Job, Machine, Node, Pod, Progress, owned_by
+from kaito_operator.workspace.services import headless_name
 
 BOUGHT = (MACHINE, NODECLAIM)
 ProgressOf = Callable[[Key, str], Progress | None]
@@ -46,7 +49,10 @@ class Observed:
     nodes: tuple[Node, ...] = ()
     """Its own and nobody's; what another Workspace holds is not even looked at."""
     deployment: Manifest | None = None
+    stateful_set: Manifest | None = None
     service: Manifest | None = None
+    headless: Manifest | None = None
+    """The Service that names the pods of the StatefulSet."""
     foreign: tuple[Manifest, ...] = ()
     """Objects that have the name of one of ours and belong to somebody else."""
     pods: tuple[Pod, ...] = ()
@@ -59,23 +65,46 @@ class Observed:
     """The ConfigMap that ``tuning.config`` names."""
     progress: Progress | None = None
     refused: Refusal | None = None
-    """What the API server said to the Deployment as it was last written."""
+    """What the API server said to the Deployment, or StatefulSet, as it was last written."""
     absent: frozenset[Kind] = frozenset()
     """The kinds to buy with that the cluster does not know, of those that are watched."""
     fleet: Fleet = field(default_factory=Fleet)
     """All nodes of the cluster; counted only while one of its own is not Ready."""
     post_mortem: PostMortem = field(default_factory=PostMortem)
+    hub: Answer | None = None
+    """What the Hub says of a model that is not in the catalogue."""
+
+    @property
+    def runs(self) -> Manifest | None:
+        """What runs the pods that serve."""
+        return self.stateful_set or self.deployment
+
+    @property
+    def serving(self) -> tuple[Manifest, ...]:
+        """Everything of the serving that is there."""
+        found = (self.deployment, self.stateful_set, self.service, self.headless)
+        return tuple(each for each in found if each is not None)
 
 
-def observe(mirror: Mirror, key: Key, *, progress_of: ProgressOf = unknown) -> Observed | None:
+def observe(
+    mirror: Mirror, key: Key, *, progress_of: ProgressOf = unknown, answer_of: AnswerOf = hub_models.nothing
+) -> Observed | None:
     """What is seen of the Workspace that ``key`` names; None if there is none."""
     manifest = mirror.get(WORKSPACE, key.name, key.namespace)
     if manifest is None:
         return None
     workspace = parse_workspace(manifest)
-    places = ((DEPLOYMENT, key.name), (SERVICE, key.name), (PERSISTENT_VOLUME_CLAIM, f"{key.name}-tuning"))
+    places = (
+        (DEPLOYMENT, key.name),
+        (STATEFUL_SET, key.name),
+        (SERVICE, key.name),
+        (SERVICE, headless_name(workspace)),
+        (PERSISTENT_VOLUME_CLAIM, f"{key.name}-tuning"),
+    )
     named = [mirror.get(kind, name, key.namespace) for kind, name in places]
-    deployment, service, claim = (o if o is not None and owned_by(o, workspace.uid) else None for o in named)
+    deployment, stateful_set, service, headless, claim = (
+        o if o is not None and owned_by(o, workspace.uid) else None for o in named
+    )
     pods = tuple(seen.pod(p) for p in mirror.of_workspace(POD, key))
     nodes = tuple(seen.node(n) for n in mirror.all(NODE) if seen.holder(n) in (None, key))
     read = mirror.read_for(key)
@@ -86,14 +115,18 @@ def observe(mirror: Mirror, key: Key, *, progress_of: ProgressOf = unknown) -> O
         fleet=fleet(mirror.all(NODE)) if any(node.holder and not node.ready for node in nodes) else Fleet(),
         post_mortem=post_mortem(each for each in read if each["kind"] != CONFIG_MAP.kind),
         deployment=deployment,
+        stateful_set=stateful_set,
         service=service,
+        headless=headless,
         foreign=tuple(o for o in named if o is not None and not owned_by(o, workspace.uid)),
         pods=pods,
         jobs=tuple(seen.job(j) for j in mirror.of_workspace(JOB, key) if owned_by(j, workspace.uid)),
         config_maps=tuple(c for c in mirror.of_workspace(CONFIG_MAP, key) if owned_by(c, workspace.uid)),
         claim=claim,
         own_config=next((each for each in read if each["kind"] == CONFIG_MAP.kind), None),
-        refused=mirror.refusal(DEPLOYMENT, key.name, key.namespace),
+        refused=mirror.refusal(DEPLOYMENT, key.name, key.namespace)
+        or mirror.refusal(STATEFUL_SET, key.name, key.namespace),
+        hub=hub_models.known(workspace, answer_of=answer_of),
         absent=frozenset(kind for kind in BOUGHT if mirror.lacks(kind)),
         progress=next(filter(None, (progress_of(key, pod.name) for pod in pods)), None),
     )

@@ -1,7 +1,8 @@
 """What one Workspace needs next: gates in their order.
 
-Deleted? Mistaken? Carried out at all? Machines there? Nodes ready? Tuned? Workload as wanted? Model answering? The
-first gate that is closed names condition, reason and message; what is wanted up to there is written all the same.
+Deleted? Mistaken? Known to the Hub? Files to be had, and carried out at all? Machines there? Nodes ready? Tuned?
+Workload as wanted? Model answering? The first gate that is closed names condition, reason and message; what is wanted
+up to there is written all the same.
 """
 
 from collections.abc import Sequence
@@ -17,12 +18,14 @@ from kaito_operator.plan import Apply, Delete, Finalizer, Holding, Plan, Selecti
 from kaito_operator.workspace import (
     diagnosis,
     estimates,
+    hub_models,
     job_diagnosis,
     machines,
     nodes,
     pod_diagnosis,
     services,
     status,
+    tuning,
 )
 from kaito_operator.workspace.farewell import farewell
 from kaito_operator.workspace.finding import Finding, waits_for, wrong
@@ -34,7 +37,7 @@ from kaito_operator.workspace.purchase import Purchase
 from kaito_operator.workspace.seen import Node
 from kaito_operator.workspace.status import Standing
 from kaito_operator.workspace.support import unsupported
-from kaito_operator.workspace.task import Needs, Task, task
+from kaito_operator.workspace.task import Needs, ServedPreset, Task, task
 from kaito_operator.workspace.workload import workload
 from presets.catalog import Catalog, InstanceType
 
@@ -42,16 +45,19 @@ from presets.catalog import Catalog, InstanceType
 def plan(seen: Observed, now: datetime, *, catalog: Catalog, installation: Installation) -> Plan:
     """The next writes; none if all is as wanted."""
     workspace, body, bought = seen.workspace, seen.workspace.body, installation.purchase.condition
+    catalog = hub_models.extended(catalog, seen.hub)
     if workspace.deleted_at is not None:
         return farewell(seen, deleted_at=workspace.deleted_at, now=now, bought=installation.purchase.kind)
     found = problems(workspace, catalog=catalog)
     if found or body is None:
-        return _reported(workspace, status.stopped(_mistaken(found), bought=bought), now=now)
-    if told := unsupported(body, catalog=catalog):
-        return _reported(workspace, status.stopped(wrong(Reason.NOT_YET_SUPPORTED, told), bought=bought), now=now)
-    asked = task(seen, catalog=catalog)
+        return _reported(seen, status.stopped(_mistaken(found), bought=bought), now=now)
+    if told := hub_models.gate(body, seen.hub, catalog=catalog):
+        return _reported(seen, status.stopped(told, bought=bought), now=now)
+    asked = task(seen, catalog=catalog, installation=installation)
+    if not isinstance(asked, Finding):
+        asked = unsupported(asked, body.resource, catalog=catalog) or asked
     if isinstance(asked, Finding):
-        return _reported(workspace, status.stopped(asked, bought=bought), now=now)
+        return _reported(seen, status.stopped(asked, bought=bought), now=now)
     return _worked_on(seen, body.resource, asked, now=now, catalog=catalog, installation=installation)
 
 
@@ -99,7 +105,7 @@ def _worked_on(
     )
     delete = (*work.delete, *machines.giving_up(placed.surplus))
     holding = _holding(seen, installation.purchase) if placed.to_buy else None
-    return _reported(workspace, standing, holding=holding, apply=apply, delete=delete, now=now)
+    return _reported(seen, standing, holding=holding, apply=apply, delete=delete, now=now)
 
 
 def _holding(seen: Observed, purchase: Purchase) -> Holding:
@@ -144,7 +150,8 @@ def _tuning(seen: Observed, asked: Task, *, begun: bool, now: datetime) -> tuple
     if tuned is None:
         return None, None
     done = tuned.result is not None
-    taken = None if done else _name_taken(seen, "PersistentVolumeClaim")
+    claim = ("PersistentVolumeClaim", tuning.claim_name(seen.workspace))
+    taken = None if done else _name_taken(seen, claim)
     job = taken or job_diagnosis.started(tuned.job, tuned.pods, name=tuned.job_name, done=done, begun=begun, now=now)
     made = job_diagnosis.succeeded(tuned.job, tuned.pods, tuned.result, started=job, progress=seen.progress)
     return job, made
@@ -156,19 +163,27 @@ def _inference(seen: Observed, asked: Task, resource: Resource, *, now: datetime
         return None
     if asked.trains:
         return waits_for(ConditionType.TUNING_SUCCEEDED)
-    if taken := _name_taken(seen, "Deployment", "Service"):
+    if taken := _name_taken(seen, *_names(seen.workspace, asked)):
         return taken
     if seen.refused is not None:
-        told = f"the API server refuses the Deployment: {seen.refused.message}"
+        told = f"the API server refuses the {seen.refused.manifest['kind']}: {seen.refused.message}"
         return wrong(Reason.WORKLOAD_REFUSED, told, cure="mend inference.template, or the policy that refuses it")
-    if seen.deployment is None and not begun:
+    if seen.runs is None and not begun:
         return waits_for(ConditionType.RESOURCE_READY)
     pods = [pod for pod in seen.pods if pod.component == COMPONENT]
-    return pod_diagnosis.inference(seen.deployment, pods, count=resource.count, now=now)
+    return pod_diagnosis.inference(seen.runs, pods, count=resource.count, now=now)
 
 
-def _name_taken(seen: Observed, *kinds: str) -> Finding | None:
-    found = [each for each in seen.foreign if each["kind"] in kinds]
+def _names(workspace: Workspace, asked: Task) -> list[tuple[str, str]]:
+    """Kind and name of what serves."""
+    name = workspace.key.name
+    if isinstance(asked.served, ServedPreset) and asked.served.spreads:
+        return [("Service", name), ("Service", services.headless_name(workspace)), ("StatefulSet", name)]
+    return [("Service", name), ("Deployment", name)]
+
+
+def _name_taken(seen: Observed, *wanted: tuple[str, str]) -> Finding | None:
+    found = [each for each in seen.foreign if (each["kind"], each["metadata"]["name"]) in wanted]
     if not found:
         return None
     names = " and ".join(f"{each['kind']} {each['metadata']['name']}" for each in found)
@@ -177,7 +192,7 @@ def _name_taken(seen: Observed, *kinds: str) -> Finding | None:
 
 
 def _reported(
-    workspace: Workspace,
+    seen: Observed,
     standing: Standing,
     *,
     now: datetime,
@@ -186,6 +201,7 @@ def _reported(
     delete: tuple[Delete, ...] = (),
 ) -> Plan:
     """The plan with its status. A Workspace that is not worked on gets no finalizer: there is nothing to tidy up."""
+    workspace = seen.workspace
     wanted = status.conditions(standing)
     report = status.report(
         workspace,
@@ -196,6 +212,7 @@ def _reported(
         attempts=standing.attempts,
         tuning=standing.tuning,
         estimate=standing.estimate,
+        model=hub_models.told(seen.hub),
         now=now,
     )
     bare = standing.stopped is None and labels.WORKSPACE_FINALIZER not in workspace.finalizers

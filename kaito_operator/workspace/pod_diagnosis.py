@@ -1,4 +1,4 @@
-"""Why the model does not answer: from the Deployment and its pods to the leaf."""
+"""Why the model does not answer: from the Deployment, or StatefulSet, and its pods to the leaf."""
 
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
@@ -7,7 +7,9 @@ from kaito_operator.api.conditions import by_type, moment
 from kaito_operator.api.reasons import Reason
 from kaito_operator.plan import Manifest
 from kaito_operator.workspace.finding import Finding, passed, waiting, wrong
+from kaito_operator.workspace.model_files import DOWNLOADER
 from kaito_operator.workspace.seen import Container, Pod, is_true
+from presets.tuning_steps import ExitCode
 
 Rule = Callable[[Pod], Finding | None]
 SCHEDULING_SECONDS = 10.0
@@ -15,6 +17,7 @@ SCHEDULING_SECONDS = 10.0
 MOUNT_SECONDS = 60.0
 """A pod whose volumes are not there by then mounts something that does not exist."""
 LONGEST_QUOTE = 300
+ACCESS_SECRET = "modelAccessSecret"  # noqa: S105 - the name of a field
 WAITS = {
     "CreateContainerConfigError": (
         Reason.CONTAINER_START_ERROR,
@@ -30,6 +33,23 @@ WAITS = {
     "RunContainerError": (Reason.CONTAINER_START_ERROR, "see the message"),
 }
 """The kubelet's reason for not starting a container → ours, and what to do."""
+MODEL_FAILURES = {
+    ExitCode.DISK_FULL: (Reason.DISK_FULL, "take a larger instanceType, or a node with a larger disk"),
+    ExitCode.HUB_GATED: (
+        Reason.HUB_GATED,
+        f"agree to the model's terms on the Hub and name the Secret with your token in presetOptions.{ACCESS_SECRET}",
+    ),
+    ExitCode.HUB_MODEL_MISSING: (
+        Reason.HUB_MODEL_MISSING,
+        f"see whether the Hub has it; for a private one name the Secret with a token in presetOptions.{ACCESS_SECRET}",
+    ),
+    ExitCode.HUB_MODEL_UNSUPPORTED: (Reason.HUB_MODEL_UNSUPPORTED, "take another model, or an image of yours"),
+    ExitCode.HUB_UNREACHABLE: (
+        Reason.HUB_UNREACHABLE,
+        "see whether the nodes reach the Hub, or name a mirror in hub.endpoint of the operator's chart",
+    ),
+}
+"""The exit code of the step that fetches a model → our reason, and what to do."""
 GPU_MEMORY_WORDS = ("CUDA out of memory", "OutOfMemoryError")
 """What torch says last when the card is too small."""
 
@@ -145,6 +165,17 @@ def _out_of_gpu_memory(pod: Pod) -> Finding | None:
     return None
 
 
+def _no_model(pod: Pod) -> Finding | None:
+    """The kubelet tries again by itself, ever more seldom."""
+    for container in _failing(pod):
+        ended = container.ended
+        if container.name == DOWNLOADER and ended is not None and ended.exit_code in MODEL_FAILURES:
+            reason, cure = MODEL_FAILURES[ExitCode(ended.exit_code)]
+            said = last_line(ended.message).removeprefix(f"{reason.value}: ")
+            return wrong(reason, f"Pod {pod.name}: {said}", cure=cure)
+    return None
+
+
 def _crashed(pod: Pod) -> Finding | None:
     for container in _failing(pod):
         ended = container.ended
@@ -155,7 +186,7 @@ def _crashed(pod: Pod) -> Finding | None:
     return None
 
 
-RULES: tuple[Rule, ...] = (_not_started, _out_of_memory, _out_of_gpu_memory, _crashed)
+RULES: tuple[Rule, ...] = (_not_started, _no_model, _out_of_memory, _out_of_gpu_memory, _crashed)
 """The more particular first: a container that ran out of memory has crashed, too."""
 
 
@@ -165,6 +196,8 @@ def progress(pod: Pod) -> str:
         return f"Pod {pod.name} waits for a node"
     if any(container.started for container in pod.containers if container.runs):
         return f"Pod {pod.name} has started; its readiness probe has not passed yet"
+    if any(container.runs for container in pod.containers if container.name == DOWNLOADER):
+        return f"Pod {pod.name} fetches the model from the Hub; `kubectl logs {pod.name} -c {DOWNLOADER}` follows it"
     if any(container.runs for container in pod.containers):
         return f"Pod {pod.name} loads the model"
     return f"Pod {pod.name} gets its image"

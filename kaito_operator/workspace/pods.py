@@ -33,6 +33,16 @@ def container_security() -> dict[str, Any]:
     }
 
 
+def baseline_pod_security() -> dict[str, Any]:
+    """As the baseline Pod Security profile asks of a pod, for images that run as root."""
+    return {"seccompProfile": {"type": "RuntimeDefault"}}
+
+
+def baseline_container_security() -> dict[str, Any]:
+    """All that the restricted profile asks of a container but the user."""
+    return {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+
+
 def volumes() -> list[dict[str, Any]]:
     """Where a pod may write."""
     return [{"name": "dshm", "emptyDir": {"medium": "Memory"}}, {"name": "tmp", "emptyDir": {}}]
@@ -53,10 +63,10 @@ def environment() -> list[dict[str, str]]:
     return [{"name": "HOME", "value": SCRATCH}, {"name": "LOGNAME", "value": "kaito"}]
 
 
-def pull_secrets(preset: Preset) -> list[dict[str, str]]:
-    """The Secrets of the namespace that the preset's image is pulled with."""
+def pull_secrets(preset: Preset, *more: str) -> list[dict[str, str]]:
+    """The Secrets of the namespace that the preset's image, and others, are pulled with; each once."""
     options = preset.preset_options
-    return [{"name": name} for name in (options.image_pull_secrets if options else ())]
+    return [{"name": name} for name in dict.fromkeys((*(options.image_pull_secrets if options else ()), *more))]
 
 
 def resources(model: Model, *, gpus: int) -> dict[str, Any]:

@@ -11,19 +11,52 @@ HTTP_PORT = 5000
 TORCH_PORT = 29500
 
 
-def service(workspace: Workspace, *, component: str, port: int = HTTP_PORT) -> Manifest:
-    """Leads to a port of the pods of one workload; a load balancer where the annotation asks for one."""
+HEADLESS = "headless"
+FIRST_POD = "statefulset.kubernetes.io/pod-name"
+
+
+def service(workspace: Workspace, *, component: str, port: int = HTTP_PORT, first_alone: bool = False) -> Manifest:
+    """Leads to a port of the pods of one workload; a load balancer where the annotation asks for one.
+
+    ``first_alone``: one copy of the model is on all pods together, and the first of them answers.
+    """
+    selected = children.selector(workspace, component=component)
     return {
         "apiVersion": "v1",
         "kind": "Service",
         "metadata": children.metadata(workspace, component=component),
         "spec": {
             "type": "LoadBalancer" if workspace.load_balanced else "ClusterIP",
-            "selector": children.selector(workspace, component=component),
+            "selector": {**selected, **({FIRST_POD: f"{workspace.key.name}-0"} if first_alone else {})},
             "ports": [
                 {"name": "http", "protocol": "TCP", "port": 80, "targetPort": port},
                 {"name": "torch", "protocol": "TCP", "port": TORCH_PORT, "targetPort": TORCH_PORT},
             ],
+        },
+    }
+
+
+def headless_name(workspace: Workspace) -> str:
+    """Of the Service that gives each pod of a StatefulSet a name."""
+    return f"{workspace.key.name}-{HEADLESS}"
+
+
+def first_pod(workspace: Workspace) -> str:
+    """The name at which the pods of a StatefulSet find the first of them."""
+    return f"{workspace.key.name}-0.{headless_name(workspace)}.{workspace.key.namespace}.svc.cluster.local"
+
+
+def headless(workspace: Workspace, *, component: str) -> Manifest:
+    """Names for the pods, also before they are ready: they load the model together."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": children.metadata(workspace, component=component, name=headless_name(workspace)),
+        "spec": {
+            "clusterIP": "None",
+            "publishNotReadyAddresses": True,
+            "selector": children.selector(workspace, component=component),
+            "ports": [{"name": "torch", "protocol": "TCP", "port": TORCH_PORT, "targetPort": TORCH_PORT}],
         },
     }
 

@@ -101,6 +101,7 @@ def report(
     attempts: Sequence[Attempt] | None = None,
     tuning: Mapping[str, Any] | None = None,
     estimate: Mapping[str, Any] | None = None,
+    model: Mapping[str, Any] | None = None,
 ) -> tuple[Report, ...]:
     """The status to write, if it is another than the one seen. Every field of ours is always in it."""
     seen = workspace.status
@@ -113,6 +114,7 @@ def report(
         **({"machines": account} if (account := _account(workspace, attempts)) else {}),
         **({"tuning": dict(tuning)} if tuning else {}),
         **({"estimate": dict(estimate)} if estimate else {}),
+        **({"model": dict(model)} if model else {}),
     }
     return () if _is_told(told, seen, workspace.conditions) else (Report(workspace.ref, workspace.uid, told),)
 

@@ -1,24 +1,30 @@
-"""What of the API is not carried out. It is accepted and said to be so."""
+"""What cannot be carried out although the API has it. It is accepted and said to be so, before anything is bought."""
 
-from kaito_operator.api.spec import Preset
-from kaito_operator.api.workspace import WorkspaceBody
-from presets.catalog import Catalog
+from kaito_operator.api.reasons import Reason
+from kaito_operator.api.spec import Resource
+from kaito_operator.workspace import kaito_server
+from kaito_operator.workspace.finding import Finding, wrong
+from kaito_operator.workspace.model_files import KaitoImage
+from kaito_operator.workspace.task import ServedPreset, Task
+from presets.catalog import Catalog, Model
 from presets.fit import Misfit, fits
 
 
-def unsupported(body: WorkspaceBody, *, catalog: Catalog) -> str:
-    """In words, what is not carried out yet; "" if all is. For a body without problems."""
-    preset = body.tuning.preset if body.tuning is not None else body.inference.preset if body.inference else None
-    if preset is None:
-        return ""
-    if "/" in preset.name:
-        return "models of the Hugging Face Hub are not served by this version yet: `kaito models` lists those that are"
-    if _needs_several_machines(body, preset, catalog=catalog):
-        return "a model that needs more than one machine is not served by this version yet: take a larger instanceType"
-    return ""
+def unsupported(asked: Task, resource: Resource, *, catalog: Catalog) -> Finding | None:
+    """Why not; None if all is."""
+    if not isinstance(asked.served, ServedPreset):
+        return None
+    model, size = asked.served.model, catalog.instance_type(resource.instance_type)
+    if isinstance(asked.served.files, KaitoImage) and model.distributed:
+        told = kaito_server.spreads(model, machines=resource.count, gpus=size.gpus if size else 0)
+        return wrong(Reason.DOES_NOT_FIT, told) if told else None
+    if size is not None and isinstance(fits(model, size, 1, catalog=catalog), Misfit):
+        return wrong(Reason.NOT_YET_SUPPORTED, _one_machine(model), cure="take a larger instanceType")
+    return None
 
 
-def _needs_several_machines(body: WorkspaceBody, preset: Preset, *, catalog: Catalog) -> bool:
-    """Whether one machine is too small; of several, each replica needs one."""
-    size = catalog.instance_type(body.resource.instance_type)
-    return size is not None and isinstance(fits(catalog.model(preset.name), size, 1, catalog=catalog), Misfit)
+def _one_machine(model: Model) -> str:
+    """Every replica of ours is one process on one machine; of several machines, each gets a replica."""
+    return (
+        f"{model.name} needs more than one machine of this size, and this runtime spreads a model over the GPUs of one"
+    )

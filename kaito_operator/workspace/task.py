@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from kaito_operator.api.reasons import Reason
 from kaito_operator.api.spec import Preset, Tuning
 from kaito_operator.plan import Manifest
-from kaito_operator.workspace import adapters, job_diagnosis, template, tuning
+from kaito_operator.workspace import adapters, job_diagnosis, model_files, template, tuning
 from kaito_operator.workspace.adapters import ServedAdapter
 from kaito_operator.workspace.finding import Finding, wrong
+from kaito_operator.workspace.installation import Installation
 from kaito_operator.workspace.job_diagnosis import Result
+from kaito_operator.workspace.model_files import KaitoImage, ModelFiles, Ours
 from kaito_operator.workspace.observe import Observed
 from kaito_operator.workspace.seen import Job, Pod
 from presets.catalog import Catalog, Model
@@ -21,6 +23,7 @@ class TuningTask:
 
     tuning: Tuning
     model: Model
+    files: Ours
     config: str
     job_name: str
     job: Job | None
@@ -43,7 +46,13 @@ class ServedPreset:
 
     preset: Preset
     model: Model
+    files: ModelFiles
     adapters: tuple[ServedAdapter, ...] = ()
+
+    @property
+    def spreads(self) -> bool:
+        """Whether all pods together are one replica: KAITO's server can, ours is one process on one machine."""
+        return self.model.distributed and isinstance(self.files, KaitoImage)
 
     @property
     def needs(self) -> Needs:
@@ -87,25 +96,32 @@ class Task:
         return not self.trains and not self.serves
 
 
-def task(seen: Observed, *, catalog: Catalog) -> Task | Finding:
+def task(seen: Observed, *, catalog: Catalog, installation: Installation) -> Task | Finding:
     """What is to be done; or what is wrong with what the Workspace refers to. For a body without problems."""
     body = seen.workspace.body
     if body is None:
         return wrong(Reason.INVALID, "what is stored cannot be read")
     if body.tuning is not None:
-        return _tuning_task(seen, body.tuning, catalog=catalog)
+        return _tuning_task(seen, body.tuning, catalog=catalog, installation=installation)
     if body.inference is None or body.inference.preset is None:
         given = body.inference.template if body.inference is not None else None
         return Task(ServedTemplate(given or {}))
     preset = body.inference.preset
-    return Task(ServedPreset(preset, catalog.model(preset.name), adapters.of_spec(body.inference.adapters)))
+    model = catalog.model(preset.name)
+    files = model_files.model_files(seen.workspace, preset, model, installation=installation)
+    if isinstance(files, Finding):
+        return files
+    return Task(ServedPreset(preset, model, files, adapters.of_spec(body.inference.adapters)))
 
 
-def _tuning_task(seen: Observed, spec: Tuning, *, catalog: Catalog) -> Task | Finding:
-    config = _config(seen, spec)
+def _tuning_task(seen: Observed, spec: Tuning, *, catalog: Catalog, installation: Installation) -> Task | Finding:
+    config, workspace, model = _config(seen, spec), seen.workspace, catalog.model(spec.preset.name)
     if isinstance(config, Finding):
         return config
-    workspace = seen.workspace
+    found = model_files.model_files(workspace, spec.preset, model, installation=installation)
+    files = found if isinstance(found, Finding) else model_files.for_training(found, model)
+    if isinstance(files, Finding):
+        return files
     name = tuning.job_name(workspace, tuning=spec, config=config)
     job = next((job for job in seen.jobs if job.name == name), None)
     pods = tuple(pod for pod in seen.pods if job is not None and pod.owner_uid == job.uid)
@@ -114,8 +130,8 @@ def _tuning_task(seen: Observed, spec: Tuning, *, catalog: Catalog) -> Task | Fi
     result = job_diagnosis.result(job, pods, image=spec.output.image or "", told=str(known.get("digest", "")))
     served = (_served(workspace.key.name, spec, result),) if result is not None and spec.serve else ()
     return Task(
-        ServedPreset(spec.preset, catalog.model(spec.preset.name), served),
-        tuned=TuningTask(spec, catalog.model(spec.preset.name), config, name, job, pods, result),
+        ServedPreset(spec.preset, model, files, served),
+        tuned=TuningTask(spec, model, files, config, name, job, pods, result),
     )
 
 

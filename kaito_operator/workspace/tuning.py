@@ -8,9 +8,10 @@ from typing import Any
 from kaito_operator.api.spec import Preset, Resource, Tuning
 from kaito_operator.api.workspace import Workspace
 from kaito_operator.plan import Manifest
-from kaito_operator.workspace import adapters, children, pods
+from kaito_operator.workspace import adapters, children, model_files, pods
 from kaito_operator.workspace.adapters import DOCKER_CONFIG
 from kaito_operator.workspace.installation import Installation
+from kaito_operator.workspace.model_files import Ours
 from kaito_operator.workspace.services import HTTP_PORT
 from presets.catalog import Model
 from presets.tuning_steps import FINAL, ExitCode
@@ -18,6 +19,8 @@ from presets.tuning_steps import FINAL, ExitCode
 COMPONENT = "tuning"
 TRAINER, PUBLISHER = "trainer", "publish"
 DATA, CONFIG, RESULTS, PUSH = "/mnt/data", "/mnt/config", "/mnt/results", "/mnt/push"
+WEIGHTS = "/workspace/weights"
+"""Where our images have a model baked in."""
 CONFIG_KEY = "training_config.yaml"
 TRIES = 4
 """Pods at most that may fail by what may be better next time; Kubernetes waits 10, 20, 40 s between them."""
@@ -31,6 +34,7 @@ class Training:
 
     tuning: Tuning
     model: Model
+    files: Ours
     resource: Resource
     gpus: int
     config: str
@@ -109,10 +113,13 @@ def job(workspace: Workspace, training: Training, *, name: str, installation: In
 
 
 def _pod(workspace: Workspace, training: Training, *, name: str, installation: Installation) -> dict[str, Any]:
-    image = installation.image(training.preset, model=training.model.name)
+    image = training.files.runtime
     secrets = pods.pull_secrets(training.preset)
     apart = children.selector(workspace, component=COMPONENT)
-    *before, last = _steps(training, image=image, installation=installation)
+    *before, last = [
+        *model_files.fetching(training.files, installation=installation),
+        *_steps(training, image=image, installation=installation),
+    ]
     return {
         "affinity": pods.affinity(workspace, training.resource.label_selector, apart=apart),
         "automountServiceAccountToken": False,
@@ -160,6 +167,7 @@ def _download(urls: tuple[str, ...], *, image: str, installation: Installation) 
 
 
 def _trainer(training: Training, *, image: str) -> dict[str, Any]:
+    model = training.files.arguments.get("pretrained_model_name_or_path", WEIGHTS)
     return {
         **_step(TRAINER, image, module="tuning_runner"),
         "args": [
@@ -168,7 +176,7 @@ def _trainer(training: Training, *, image: str) -> dict[str, Any]:
             f"--method={training.tuning.method.lower()}",
             f"--port={HTTP_PORT}",
             f"--preset={training.model.name}",
-            "--pretrained_model_name_or_path=/workspace/weights",
+            f"--pretrained_model_name_or_path={model}",
             f"--results={RESULTS}",
         ],
         "env": pods.environment(),
@@ -176,6 +184,7 @@ def _trainer(training: Training, *, image: str) -> dict[str, Any]:
         "resources": pods.resources(training.model, gpus=training.gpus),
         "volumeMounts": [
             *pods.volume_mounts(),
+            *model_files.mounts(training.files),
             {"name": "config", "mountPath": CONFIG, "readOnly": True},
             {"name": "data", "mountPath": DATA, "readOnly": True},
             {"name": "results", "mountPath": RESULTS},
@@ -220,6 +229,7 @@ def _volumes(
     push = output.image_push_secret if output.image else None
     return [
         *pods.volumes(),
+        *model_files.volumes(training.files),
         {"name": "config", "configMap": {"name": config_map}},
         {"name": "data", **(source.volume_source or {"emptyDir": {}})},
         {"name": "results", **(output.volume_source or _results(workspace, installation=installation))},

@@ -1,7 +1,8 @@
 """The objects that do the work of a Workspace, where they do not say what is wanted; and those that are in the way."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 
 from kaito_operator.api.kinds import JOB
 from kaito_operator.api.spec import Resource
@@ -27,15 +28,16 @@ def workload(
 ) -> Workload:
     """``begun``: whether the nodes are there. What runs already is kept as wanted, whatever became of them."""
     if task.tuned is not None and task.trains:
-        training = Training(task.tuned.tuning, task.tuned.model, resource, gpus=gpus, config=task.tuned.config)
-        applied = _trained(seen, training, name=task.tuned.job_name, installation=installation) if begun else ()
-        in_the_way = (*_stale_jobs(seen, keep=task.tuned.job_name), *_deleted(seen.deployment))  # it holds the GPUs
+        tuned = task.tuned
+        training = Training(tuned.tuning, tuned.model, tuned.files, resource, gpus=gpus, config=tuned.config)
+        applied = _trained(seen, training, name=tuned.job_name, installation=installation) if begun else ()
+        in_the_way = (*_stale_jobs(seen, keep=tuned.job_name), *_deleted(seen.runs))  # it holds the GPUs
         return Workload(apply=tuple(applied), delete=in_the_way)
     if task.over:
-        return Workload(delete=(*_deleted(seen.deployment), *_deleted(seen.service)))
-    if begun or seen.deployment is not None:
+        return Workload(delete=tuple(chain.from_iterable(map(_deleted, seen.serving))))
+    if begun or seen.runs is not None:
         wanted = _served(seen, task.served, resource, gpus=gpus, installation=installation)
-        return Workload(apply=tuple(_free(seen, wanted)))
+        return Workload(apply=tuple(_free(seen, wanted)), delete=tuple(_outdated(seen, wanted)))
     return Workload()
 
 
@@ -46,25 +48,33 @@ def _served(
     *,
     gpus: int,
     installation: Installation,
-) -> tuple[Manifest, Manifest]:
-    """The Service and the Deployment that are wanted."""
+) -> tuple[Manifest, ...]:
+    """The Services and the Deployment, or StatefulSet, that are wanted."""
     workspace = seen.workspace
     match served:
-        case ServedPreset(preset, model, adapters):
-            serving = Serving(preset, model, resource, gpus=gpus, adapters=adapters)
-            port, wanted = services.HTTP_PORT, inference.deployment(workspace, serving, installation=installation)
+        case ServedPreset(preset, model, files, adapters):
+            serving = Serving(preset, model, files, resource, gpus=gpus, spreads=served.spreads, adapters=adapters)
+            return inference.manifests(workspace, serving, installation=installation)
         case ServedTemplate(given):
-            port, wanted = template.port(given), template.deployment(workspace, given, resource)
-    return services.service(workspace, component=inference.COMPONENT, port=port), wanted
+            service = services.service(workspace, component=inference.COMPONENT, port=template.port(given))
+            return service, template.deployment(workspace, given, resource)
 
 
-def _free(seen: Observed, wanted: tuple[Manifest, Manifest]) -> Iterator[Apply]:
+def _free(seen: Observed, wanted: Iterable[Manifest]) -> Iterator[Apply]:
     """What has to be written of them. What belongs to others is left alone."""
-    taken = {each["kind"] for each in seen.foreign}
-    for manifest, found in zip(wanted, (seen.service, seen.deployment), strict=True):
-        if manifest["kind"] not in taken:
-            applies = children.applying(manifest, seen=found)
+    taken, found = {Ref.of(each) for each in seen.foreign}, {Ref.of(each): each for each in seen.serving}
+    for manifest in wanted:
+        if (ref := Ref.of(manifest)) not in taken:
+            applies = children.applying(manifest, seen=found.get(ref))
             yield from (step for step in applies if seen.refused is None or step.manifest != seen.refused.manifest)
+
+
+def _outdated(seen: Observed, wanted: Iterable[Manifest]) -> Iterator[Delete]:
+    """What served the model in another shape, when its files came from elsewhere."""
+    refs = {Ref.of(each) for each in wanted}
+    for found in seen.serving:
+        if Ref.of(found) not in refs:
+            yield from _deleted(found)
 
 
 def _trained(seen: Observed, training: Training, *, name: str, installation: Installation) -> Iterator[Apply]:

@@ -15,11 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from presets.architecture import parameters
 from presets.catalog import Model
 from presets.hub import config as configs
+from presets.hub.row import as_row, of_json
 
 ENDPOINT = "https://huggingface.co"
 KEPT_FOR = 24 * 3600
@@ -33,9 +34,6 @@ LARGEST_HEADER = 25_000_000
 LARGEST_CONFIG = 1 << 20
 PATIENCE = 10.0
 AT_ONCE = 8
-DERIVED = {"states_need", "disk_gib", "total_memory_gib", "readiness_seconds", "arguments"}
-"""What follows from the rest of a row, by rules that may change with the next version."""
-_MODEL = TypeAdapter(Model)
 
 
 class HubError(Exception):
@@ -90,11 +88,11 @@ class Hub:
         from huggingface_hub import HfApi
 
         api = HfApi(endpoint=self.endpoint, token=self.token or False, library_name="kaito")
-        with _told(id, revision):
+        with told(id, revision):
             info = api.model_info(id, revision=revision, files_metadata=True, timeout=PATIENCE)
             files = {each.rfilename: each.size or 0 for each in info.siblings or ()}
             config = self._config(api, id, info.sha or revision, files)
-            headers = self._headers(api, id, info.sha or revision, _shards(id, files))
+            headers = self._headers(api, id, info.sha or revision, shards(id, files))
         return _row(id, config, files, headers, info=info)
 
     def _config(self, api: Any, id: str, commit: str, files: Mapping[str, int]) -> dict[str, Any]:
@@ -127,7 +125,7 @@ class Hub:
         """What was found before, and whether it is fresh."""
         file = self._file(id, revision)
         try:
-            found = _MODEL.validate_json(file.read_bytes())
+            found = of_json(file.read_bytes())
             age = time.time() - file.stat().st_mtime
         except (OSError, ValidationError):
             return None
@@ -139,7 +137,7 @@ class Hub:
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             part = file.with_suffix(".part")
-            part.write_bytes(_MODEL.dump_json(found, exclude=DERIVED))
+            part.write_text(json.dumps(as_row(found)))
             part.replace(file)
         except OSError:
             return
@@ -151,7 +149,7 @@ class Hub:
         return self.cache / "models" / site / holder / id.lower().replace("/", "--") / f"{name}.json"
 
 
-def _shards(id: str, files: Mapping[str, int]) -> dict[str, int]:
+def shards(id: str, files: Mapping[str, int]) -> dict[str, int]:
     """The weight files; of two forms the one that transformers loads."""
     found = {name: size for name, size in files.items() if SHARD.fullmatch(name)}
     ours = {name: size for name, size in found.items() if name.startswith("model")} or found
@@ -185,6 +183,7 @@ def _row(id: str, config: dict[str, Any], files: Mapping[str, int], headers: Map
         architecture=architecture,
         license=str((card.get("license") if card is not None else None) or "unknown"),
         parameters=parameters(architecture) if packed else counted,  # of packed weights headers count bytes
+        revision=info.sha or "",
         weight_bytes=sum(files[name] for name in headers),
         gated=gated,
         dtype=kind,
@@ -199,7 +198,7 @@ def _has_chat_template(info: Any, files: Mapping[str, int]) -> bool:
 
 
 @contextmanager
-def _told(id: str, revision: str) -> Iterator[None]:
+def told(id: str, revision: str) -> Iterator[None]:
     """The library's errors in our words: one line, and what to do."""
     import httpx2  # huggingface-hub's own HTTP library
     from huggingface_hub import errors

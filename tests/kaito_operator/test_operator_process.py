@@ -33,6 +33,7 @@ def environment(namespace: str, **settings: str) -> dict[str, str]:
     return {
         **os.environ,
         "RELEASE_NAMESPACE": namespace,
+        "KAITO_MODEL_FILES": "baked",
         "KAITO_LEASE_SECONDS": str(LEASE_SECONDS),
         "KAITO_METRICS_PORT": str(metrics),
         "KAITO_HEALTH_PORT": str(health),

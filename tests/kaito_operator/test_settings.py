@@ -21,7 +21,11 @@ def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_workspace_operator_starts_without_any() -> None:
     settings = WorkspaceSettings()
-    assert (settings.preset_registry, settings.cloud, settings.namespace) == ("kaito", "azure", "kaito-system")
+    assert (settings.preset_registry, settings.cloud, settings.namespace) == (
+        "mcr.microsoft.com/aks/kaito",
+        "azure",
+        "kaito-system",
+    )
 
 
 def test_kaitos_own_names_are_read(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 import json
 import struct
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from tests.support.faulty_http import Fault, Site
@@ -57,6 +58,8 @@ class Repository:
     """Beginning and size of each weight file."""
     gated: bool | str = False
     more: tuple[str, ...] = ()
+    texts: dict[str, bytes] = field(default_factory=dict)
+    """Whole files beside the weights."""
     info: dict[str, Any] = field(default_factory=dict)
 
     def put_on(self, site: Site) -> None:
@@ -65,14 +68,24 @@ class Repository:
         siblings = [{"rfilename": "config.json", "size": len(text), "blobId": "x"}]
         siblings += [{"rfilename": name, "size": size} for name, (_, size) in self.files.items()]
         siblings += [{"rfilename": name, "size": 1} for name in self.more]
+        siblings += [{"rfilename": name, "size": len(whole)} for name, whole in self.texts.items()]
         info = {"id": self.id, "sha": COMMIT, "gated": self.gated, "siblings": siblings, **self.info}
         for revision in ("main", COMMIT):
             site.files[f"/api/models/{self.id}/revision/{revision}"] = json.dumps(info).encode()
-        parts = {"config.json": text, **{name: begin for name, (begin, _) in self.files.items()}}
+        parts = {"config.json": text, **{name: begin for name, (begin, _) in self.files.items()}, **self.texts}
         for name, content in parts.items():
             path = f"/{self.id}/resolve/{COMMIT}/{name}"
             site.files[path] = content
             site.headers[path] = {"x-repo-commit": COMMIT, "etag": f'"{name}"'}
+
+
+def of_directory(id: str, directory: Path, **more: Any) -> Repository:
+    """A repository with a model that lies in a directory, whole."""
+    whole = {path.name: path.read_bytes() for path in directory.iterdir() if path.is_file()}
+    config = whole.pop("config.json")
+    weights = {name: (text, len(text)) for name, text in whole.items() if name.endswith(".safetensors")}
+    texts = {name: text for name, text in whole.items() if name not in weights}
+    return Repository(id, config, weights, texts=texts, **more)
 
 
 def refused(status: int, code: str = "", message: str = "", *, path: str = "/api/models") -> Fault:

@@ -5,6 +5,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
+from kaito_operator.api.sources import Source
 from kaito_operator.plan import Plan
 from kaito_operator.workspace.installation import Installation
 from kaito_operator.workspace.plan import plan
@@ -13,7 +14,9 @@ from presets.prices.price import known
 from tests.support.builders import NOON, seen_of
 
 CATALOG = replace(load_catalog(), prices=known("azure", "eastus"))
-INSTALLATION = Installation("registry.example.com/presets", "1.2.3", tuning_storage_class="kept")
+INSTALLATION = Installation(
+    "registry.example.com/presets", "1.2.3", model_files=Source.BAKED, tuning_storage_class="kept"
+)
 
 
 def planned(

@@ -23,6 +23,20 @@ def violations(pod: Spec) -> list[str]:
     return [*_of_pod(pod), *(said for container in _containers(pod) for said in _of_container(container, pod))]
 
 
+ONLY_RESTRICTED = ("allowPrivilegeEscalation", "runAsNonRoot", "seccompProfile", "capabilities")
+"""What the restricted profile asks for beyond the baseline profile."""
+
+
+def baseline_violations(pod: Spec) -> list[str]:
+    """What the baseline profile would object to: less, and of capabilities and seccomp only what is added."""
+    added = [
+        f"container {each['name']}: capabilities"
+        for each in _containers(pod)
+        if each.get("securityContext", {}).get("capabilities", {}).get("add")
+    ]
+    return [*(said for said in violations(pod) if not said.endswith(ONLY_RESTRICTED)), *added]
+
+
 def _containers(pod: Spec) -> list[Spec]:
     return [*pod.get("initContainers", []), *pod.get("containers", []), *pod.get("ephemeralContainers", [])]
 

@@ -106,7 +106,8 @@ BAD: dict[str, tuple[dict[str, Any], list[str]]] = {
         a_workspace(preset="llama-2-7b", instance_type="Standard_NC24ads_A100_v4"),
         [
             "inference.preset.accessMode: llama-2-7b may not be published: "
-            "write private, and your image of it in presetOptions.image"
+            "write private, and your image of it in presetOptions.image; or the Secret with your token for the Hub in "
+            "presetOptions.modelAccessSecret"
         ],
     ),
     "private without an image": (

@@ -56,7 +56,6 @@ def test_a_mistake_does_not_take_away_what_runs() -> None:
 
 
 UNSUPPORTED = {
-    "Hugging Face Hub": a_workspace(preset="org/model"),
     "more than one machine": a_workspace(
         inference={
             "preset": {"name": "llama-2-13b", "accessMode": "private", "presetOptions": {"image": "r.io/a/b:1"}}

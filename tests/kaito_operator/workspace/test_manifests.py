@@ -127,7 +127,7 @@ STATUSES = {
     ),
     "model-loading": (a_workspace(), a_ready_machine(FIRST, node="n"), a_node("n", held_by="chat", pool=FIRST)),
     "two-mistakes": (a_workspace(preset="smollm2", instance_type="Standard_X1"),),
-    "not-yet-supported": (a_workspace(preset="org/model"),),
+    "hub-asked": (a_workspace(preset="org/model"),),
 }
 
 

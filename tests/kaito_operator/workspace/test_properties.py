@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from kaito_operator.api.sources import Source
 from kaito_operator.plan import Plan
 from kaito_operator.workspace.installation import Installation
 from kaito_operator.workspace.plan import plan
@@ -18,7 +19,7 @@ from tests.support.model_cluster import ModelCluster
 
 pytestmark = pytest.mark.properties
 
-INSTALLATION = Installation("kaito", "1")
+INSTALLATION = Installation("kaito", "1", model_files=Source.BAKED)
 PASSES = 40
 """More than any undisturbed Workspace needs."""
 CASES = settings(

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from kaito_operator.api.kinds import MACHINE, NODECLAIM, Kind
+from kaito_operator.api.sources import Source
 from kaito_operator.workspace.installation import Installation
 from kaito_operator.workspace.machines import machine_name
 from kaito_operator.workspace.plan import plan
@@ -79,7 +80,9 @@ def test_a_provisioner_that_does_not_answer_is_told_after_two_minutes() -> None:
     )
 
 
-BY_CLAIMS = Installation("r", "1", purchase=node_claims(NodeClass("karpenter.k8s.aws", "EC2NodeClass", "default")))
+BY_CLAIMS = Installation(
+    "r", "1", model_files=Source.BAKED, purchase=node_claims(NodeClass("karpenter.k8s.aws", "EC2NodeClass", "default"))
+)
 
 
 @pytest.mark.money

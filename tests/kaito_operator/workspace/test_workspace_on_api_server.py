@@ -92,7 +92,7 @@ class Scene:
 
 @pytest.fixture
 def scene(api_server: ApiServer, kube: Kube, namespace: str) -> Scene:
-    controller = workspace_controller(WorkspaceSettings(), load_catalog())
+    controller = workspace_controller(WorkspaceSettings(KAITO_MODEL_FILES="baked"), load_catalog())
     return Scene(api_server, Reconciler(controller, kube, metrics=Metrics("workspace")), namespace)
 
 
@@ -110,7 +110,9 @@ async def test_a_cluster_without_the_crd_is_told_and_nothing_is_tried(
 ) -> None:
     """NodeClaims, for the tests' cluster knows Machines."""
     await soon(lambda: api_server.get(NODE_CLAIMS) is None, within=60, what="no CRD of another test")
-    controller = workspace_controller(WorkspaceSettings(KAITO_NODE_PROVISIONER="nodeclaim"), load_catalog())
+    controller = workspace_controller(
+        WorkspaceSettings(KAITO_MODEL_FILES="baked", KAITO_NODE_PROVISIONER="nodeclaim"), load_catalog()
+    )
     scene = Scene(api_server, Reconciler(controller, kube, metrics=Metrics("claims")), namespace)
     scene.create(count=2)
     await scene.rest()
