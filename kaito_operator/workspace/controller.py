@@ -8,6 +8,7 @@ from kaito_operator.admission import Door
 from kaito_operator.api import labels
 from kaito_operator.api.kinds import (
     CONFIG_MAP,
+    CONTROLLER_REVISION,
     DEPLOYMENT,
     JOB,
     NODE,
@@ -51,6 +52,7 @@ def workspace_controller(settings: WorkspaceSettings, catalog: Catalog) -> Contr
             Watch(NODE),
             Watch(DEPLOYMENT, OURS),
             Watch(STATEFUL_SET, OURS),
+            Watch(CONTROLLER_REVISION, OURS),
             Watch(SERVICE, OURS),
             Watch(JOB, OURS),
             Watch(CONFIG_MAP, OURS),

@@ -7,7 +7,7 @@ from typing import Any
 from kaito_operator.api.spec import Preset, Resource
 from kaito_operator.api.workspace import Workspace
 from kaito_operator.plan import Manifest
-from kaito_operator.workspace import adapters, children, kaito_server, model_files, pods, services
+from kaito_operator.workspace import adapters, children, history, kaito_server, model_files, pods, services
 from kaito_operator.workspace.adapters import ServedAdapter
 from kaito_operator.workspace.installation import Installation
 from kaito_operator.workspace.model_files import KaitoImage, ModelFiles, Ours
@@ -53,7 +53,7 @@ def deployment(workspace: Workspace, serving: Serving, *, template: Manifest) ->
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
-        "metadata": children.metadata(workspace, component=COMPONENT),
+        "metadata": {**children.metadata(workspace, component=COMPONENT), **history.annotations(workspace)},
         "spec": {
             "replicas": serving.resource.count,
             "progressDeadlineSeconds": serving.model.readiness_seconds + SLACK_SECONDS,
@@ -69,7 +69,7 @@ def stateful_set(workspace: Workspace, serving: Serving, *, template: Manifest) 
     return {
         "apiVersion": "apps/v1",
         "kind": "StatefulSet",
-        "metadata": children.metadata(workspace, component=COMPONENT),
+        "metadata": {**children.metadata(workspace, component=COMPONENT), **history.annotations(workspace)},
         "spec": {
             "replicas": serving.resource.count,
             "podManagementPolicy": "Parallel",

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from kaito_operator.api.kinds import (
     CONFIG_MAP,
+    CONTROLLER_REVISION,
     DEPLOYMENT,
     JOB,
     MACHINE,
@@ -21,8 +22,9 @@ from kaito_operator.api.workspace import Workspace, parse_workspace
 from kaito_operator.fleet import Fleet, fleet
 from kaito_operator.mirror import Mirror
 from kaito_operator.plan import Key, Manifest, Ref, Refusal, Selection
-from kaito_operator.workspace import hub_models, seen
+from kaito_operator.workspace import history, hub_models, seen
 from kaito_operator.workspace import post_mortem as last_words
+from kaito_operator.workspace.history import Revision
 from kaito_operator.workspace.hub_models import Answer, AnswerOf
 from kaito_operator.workspace.post_mortem import PostMortem, post_mortem
 from kaito_operator.workspace.purchase import Purchase
@@ -71,6 +73,8 @@ class Observed:
     fleet: Fleet = field(default_factory=Fleet)
     """All nodes of the cluster; counted only while one of its own is not Ready."""
     post_mortem: PostMortem = field(default_factory=PostMortem)
+    revisions: tuple[Revision, ...] = ()
+    """What was asked for before."""
     hub: Answer | None = None
     """What the Hub says of a model that is not in the catalogue."""
 
@@ -126,6 +130,11 @@ def observe(
         own_config=next((each for each in read if each["kind"] == CONFIG_MAP.kind), None),
         refused=mirror.refusal(DEPLOYMENT, key.name, key.namespace)
         or mirror.refusal(STATEFUL_SET, key.name, key.namespace),
+        revisions=tuple(
+            history.of_manifest(each)
+            for each in mirror.of_workspace(CONTROLLER_REVISION, key)
+            if owned_by(each, workspace.uid)
+        ),
         hub=hub_models.known(workspace, answer_of=answer_of),
         absent=frozenset(kind for kind in BOUGHT if mirror.lacks(kind)),
         progress=next(filter(None, (progress_of(key, pod.name) for pod in pods)), None),

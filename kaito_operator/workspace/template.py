@@ -7,7 +7,7 @@ from kaito_operator.api import labels
 from kaito_operator.api.spec import Resource
 from kaito_operator.api.workspace import Workspace
 from kaito_operator.plan import Manifest
-from kaito_operator.workspace import children, pods
+from kaito_operator.workspace import children, history, pods
 from kaito_operator.workspace.inference import COMPONENT
 from kaito_operator.workspace.services import HTTP_PORT
 
@@ -36,7 +36,7 @@ def deployment(workspace: Workspace, template: Manifest, resource: Resource) -> 
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
-        "metadata": children.metadata(workspace, component=COMPONENT),
+        "metadata": {**children.metadata(workspace, component=COMPONENT), **history.annotations(workspace)},
         "spec": {
             "replicas": resource.count,
             "selector": {"matchLabels": selected},

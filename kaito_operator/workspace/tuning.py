@@ -8,7 +8,7 @@ from typing import Any
 from kaito_operator.api.spec import Preset, Resource, Tuning
 from kaito_operator.api.workspace import Workspace
 from kaito_operator.plan import Manifest
-from kaito_operator.workspace import adapters, children, model_files, pods
+from kaito_operator.workspace import adapters, children, history, model_files, pods
 from kaito_operator.workspace.adapters import DOCKER_CONFIG
 from kaito_operator.workspace.installation import Installation
 from kaito_operator.workspace.model_files import Ours
@@ -61,7 +61,10 @@ def config_map(workspace: Workspace, *, name: str, config: str) -> Manifest:
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
-        "metadata": children.metadata(workspace, component=COMPONENT, name=name),
+        "metadata": {
+            **children.metadata(workspace, component=COMPONENT, name=name),
+            **history.annotations(workspace),
+        },
         "data": {CONFIG_KEY: config},
     }
 

@@ -7,7 +7,7 @@ from itertools import chain
 from kaito_operator.api.kinds import JOB
 from kaito_operator.api.spec import Resource
 from kaito_operator.plan import Apply, Delete, Manifest, Ref
-from kaito_operator.workspace import children, inference, services, template, tuning
+from kaito_operator.workspace import children, history, inference, services, template, tuning
 from kaito_operator.workspace.inference import Serving
 from kaito_operator.workspace.installation import Installation
 from kaito_operator.workspace.observe import Observed
@@ -27,6 +27,8 @@ def workload(
     seen: Observed, task: Task, resource: Resource, *, gpus: int, begun: bool, installation: Installation
 ) -> Workload:
     """``begun``: whether the nodes are there. What runs already is kept as wanted, whatever became of them."""
+    if unwritten := _unwritten(seen, task):
+        return unwritten
     if task.tuned is not None and task.trains:
         tuned = task.tuned
         training = Training(tuned.tuning, tuned.model, tuned.files, resource, gpus=gpus, config=tuned.config)
@@ -39,6 +41,24 @@ def workload(
         wanted = _served(seen, task.served, resource, gpus=gpus, installation=installation)
         return Workload(apply=tuple(_free(seen, wanted)), delete=tuple(_outdated(seen, wanted)))
     return Workload()
+
+
+def _unwritten(seen: Observed, task: Task) -> Workload | None:
+    """What is still to be kept of the specification that was carried out last; None where nothing is."""
+    component = tuning.COMPONENT if task.tuned is not None else inference.COMPONENT
+    kept = history.keeping(seen.workspace, _carried_out(seen, task), seen.revisions, component=component)
+    if not kept.apply and not kept.delete:
+        return None
+    return Workload(apply=kept.apply, delete=kept.delete)
+
+
+def _carried_out(seen: Observed, task: Task) -> Manifest | None:
+    """What bears the specification that was carried out last: of a tuning, the configuration of the Job told of."""
+    if task.tuned is None:
+        return seen.runs
+    told = seen.workspace.status.get("tuning")
+    job = told.get("job") if isinstance(told, dict) else None
+    return next((each for each in seen.config_maps if each["metadata"]["name"] == job), None)
 
 
 def _served(

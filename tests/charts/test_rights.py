@@ -24,6 +24,10 @@ NOT_RECORDED: dict[Right, str] = {
         Right("workspace", "apps", "statefulsets", verb): "one copy of a model on several machines; none was recorded"
         for verb in ("get", "list", "watch", "create", "patch", "delete")
     },
+    **{
+        Right("workspace", "apps", "controllerrevisions", verb): "kept when a Workspace is edited; none was recorded"
+        for verb in ("get", "list", "watch", "create", "patch", "delete")
+    },
     Right("workspace", "", "nodes", "get"): REFRESHED,
     Right("workspace", "", "nodes", "patch"): "nodes of one's own are held by a label; all nodes were bought",
     Right("gpu-provisioner", "", "nodes", "get"): REFRESHED,
