@@ -119,13 +119,15 @@ def _show(progress: "Progress", console: Console, update: Callable[[str], None])
 
 
 def _print_status(found: "Status") -> None:
+    from local_cluster import hub
     from local_cluster.registry import PASSWORD, SECRET, USER
 
     console = Console(highlight=False)
     console.print(f"cluster {found.name}: {'up' if found.up else found.step}; started {found.seconds:.0f} s ago")
     console.print(f"  kubeconfig  {found.kubeconfig}\n  server      {found.server}")
     console.print(f"  registry    {found.registry} as {USER}, password {PASSWORD}; Secret {SECRET} in default")
-    console.print(f"  data        {found.data}/EXAMPLE/data/FILE\n")
+    console.print(f"  data        {found.data}/EXAMPLE/data/FILE")
+    console.print(f"  hub         {found.hub} has {hub.PUBLIC}, and {hub.GATED} by the Secret {hub.SECRET}\n")
     nodes = Table("NODE", "READY", "ADDRESS", box=None)
     for node in found.nodes:
         nodes.add_row(node.name, str(node.ready), node.address)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from local_cluster import registry, storage
+from local_cluster import hub, registry, storage
 from local_cluster.binaries import pinned
 from local_cluster.errors import LocalClusterError
 from local_cluster.namespace import AZURE_PORT, SYSTEM_ADDRESS
@@ -24,6 +24,8 @@ VALUES: dict[str, dict[str, Any]] = {
     "workspace": {
         "image": IMAGE,
         "modelFiles": "baked",
+        "runtimeImage": f"local/kaito-runtime:{PRESET_VERSION}",
+        "hub": {"endpoint": f"http://{SYSTEM_ADDRESS}:{hub.PORT}"},
         "presetRegistryName": "local",
         "presetVersion": PRESET_VERSION,
         "logging": LOGGING,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from local_cluster import example_files, namespace, registry, usage
+from local_cluster import example_files, hub, namespace, registry, usage
 from local_cluster.errors import LocalClusterError
 from local_cluster.relay import local_port, relay
 from local_cluster.state import ClusterDirectory, Outcome, Progress, Record
@@ -41,7 +41,7 @@ class NodeStatus:
 class Status:
     """A running cluster: what there is and what it takes. ``step`` is the last line of progress.
 
-    ``registry`` and ``data`` are where pods reach the image registry and the data of the examples.
+    ``registry``, ``data`` and ``hub`` are where pods reach the image registry, the data of the examples and the Hub.
     """
 
     name: str
@@ -52,6 +52,7 @@ class Status:
     server: str
     registry: str
     data: str
+    hub: str
     nodes: tuple[NodeStatus, ...]
     processes: tuple[Usage, ...]
 
@@ -118,6 +119,7 @@ def status(name: str) -> Status:
         server=f"https://localhost:{record.api_port}",
         registry=f"{namespace.SYSTEM_ADDRESS}:{registry.PORT}",
         data=f"http://{namespace.SYSTEM_ADDRESS}:{example_files.PORT}",
+        hub=f"http://{namespace.SYSTEM_ADDRESS}:{hub.PORT}",
         nodes=tuple(_node(node) for node in _get(directory, "nodes")["items"]) if directory.kubeconfig.exists() else (),
         processes=usage.below(record.pid),
     )

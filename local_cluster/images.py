@@ -13,6 +13,8 @@ NON_ROOT = 65532
 """The user of images that must not run as root; distroless calls it nonroot, and so do our Dockerfiles."""
 SHELL = "local/shell:dev"
 OPERATOR = "local/kaito-operator:dev"
+RUNTIME = ("inference_server", "presets", "tuning_runner")
+"""The packages of the image that serves and tunes."""
 PYTHON_ENVIRONMENT = {
     "PATH": "/venv/bin:/usr/local/bin:/usr/bin:/bin",
     "PYTHONPATH": "/app",
@@ -74,6 +76,12 @@ def local_images(version: str, model_dir: Path | None) -> Images:
             binds={**python(), **packages("kaito_operator", "presets")},
         ),
     }
+    table[f"local/kaito-runtime:{version}"] = Image(
+        entrypoint=("python", "-m", "inference_server"),
+        env={**PYTHON_ENVIRONMENT, "HF_HUB_OFFLINE": "1"},
+        working_dir="/app",
+        binds={**python(), **packages(*RUNTIME)},
+    )
     if model_dir is not None:
         table[f"local/kaito-smollm2-135m-instruct:{version}"] = Image(
             entrypoint=("python", "-m", "inference_server"),
@@ -82,7 +90,7 @@ def local_images(version: str, model_dir: Path | None) -> Images:
             working_dir="/app",
             binds={
                 **python(),
-                **packages("inference_server", "presets", "tuning_runner"),
+                **packages(*RUNTIME),
                 "/workspace/weights": model_dir,
             },
         )

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from aiohttp import web
 
@@ -11,6 +12,7 @@ from local_cluster import (
     charts,
     credentials,
     example_files,
+    hub,
     model,
     namespace,
     processes,
@@ -103,14 +105,15 @@ class Supervisor:
         self._say(Outcome.DONE, "system node")
 
     async def _surroundings(self, nodes: Nodes) -> None:
-        """What a cluster has around it: a cloud, a registry, data, volumes."""
+        """What a cluster has around it: a cloud, a registry, a Hub, data, volumes."""
         await serve(AzureStandIn(machines=nodes).app(), port=namespace.AZURE_PORT)
         await serve(example_files.app(), port=example_files.PORT)
+        await serve(hub.app(_model_dir()), port=hub.PORT)
         host, volumes = f"{namespace.SYSTEM_ADDRESS}:{registry.PORT}", self._directory.path / "volumes"
         arguments = registry.prepare(self._directory.path / "registry", address=host)
         await self._start("registry", [str(self._plane.programs["registry"]), *arguments])
         storage.make_directories(volumes)
-        objects = [registry.login_secret(host), *storage.objects(volumes)]
+        objects = [registry.login_secret(host), hub.token_secret(), *storage.objects(volumes)]
         await charts.apply(objects, programs=self._plane.programs, environment=self._environment)
 
     async def _finish(self, *, bare: bool) -> None:
@@ -186,10 +189,15 @@ def main(name: str, *, api_port: int, bare: bool, user_namespace: bool) -> int:
     return 1
 
 
+def _model_dir() -> Path | None:
+    """The embedded model, where there is one."""
+    directory = model.directory()
+    return directory if directory.is_dir() else None
+
+
 def process_runtimes() -> MakeRuntime:
     """The container runtimes of this cluster: one table of images for all nodes, a network for each."""
-    weights = model.directory()
-    images = local_images(charts.PRESET_VERSION, weights if weights.is_dir() else None)
+    images = local_images(charts.PRESET_VERSION, _model_dir())
 
     def make(node: Node, kubelet_pid: Callable[[], int | None]) -> ProcessRuntime:
         network = PodNetwork(node_address=node.address, pod_range=node.pod_range)

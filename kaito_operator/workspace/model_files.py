@@ -7,7 +7,8 @@
 | volume    | our runtime, KAITO's public image mounted for its files| our runtime, that image mounted |
 | hub       | our runtime, the files from the Hugging Face Hub       | that image, our server          |
 
-``auto`` is hub where a runtime image is configured, and where not, kaito: a cluster as it is needs no image built.
+``auto`` is hub where a runtime image is configured, and where not, kaito: a cluster as it is needs no image built. A
+model that is not in the catalogue is always hub.
 """
 
 from dataclasses import dataclass
@@ -99,17 +100,13 @@ def model_files(
     if source is Source.HUB and not own:
         secret = (options.model_access_secret if options else None) or ""
         return _from_hub(model, runtime=runtime, secret=secret)
-    if own or "/" not in model.name:
-        return Baked(own or f"{installation.registry}/kaito-{model.name}:{installation.version}")
-    return wrong(
-        Reason.NO_MODEL_FILES,
-        f"no image has {model.name} baked in",
-        cure=f"write {labels.MODEL_FILES}: hub, or name an image of yours in presetOptions.image",
-    )
+    return Baked(own or f"{installation.registry}/kaito-{model.name}:{installation.version}")
 
 
 def _source(workspace: Workspace, model: Model, *, own: str, installation: Installation) -> Source:
     """What is asked for: by the Workspace, else by the installation."""
+    if model.revision and not own:
+        return Source.HUB  # it was looked up there, and nobody has made an image of it
     asked = Source(workspace.annotations.get(labels.MODEL_FILES, "") or installation.model_files)
     if asked is not Source.AUTO:
         return asked

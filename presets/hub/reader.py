@@ -33,6 +33,8 @@ LARGEST_HEADER = 25_000_000
 """Bytes; huggingface-hub reads no larger one."""
 LARGEST_CONFIG = 1 << 20
 PATIENCE = 10.0
+OF_USE_WITHOUT_A_GPU = 4_100_000_000
+"""Parameters of the largest model that the catalogue calls of use on processors."""
 AT_ONCE = 8
 
 
@@ -175,6 +177,7 @@ def _row(id: str, config: dict[str, Any], files: Mapping[str, int], headers: Map
         raise Unsupported(f"{id} cannot be served: {error}") from error
     card = getattr(info, "card_data", None)
     counted = sum(sum(header.parameter_count.values()) for header in headers.values())
+    number = parameters(architecture) if packed else counted  # of packed weights headers count bytes
     gated = bool(info.gated)
     return Model(
         name=id,
@@ -182,7 +185,8 @@ def _row(id: str, config: dict[str, Any], files: Mapping[str, int], headers: Map
         access="private" if gated else "public",
         architecture=architecture,
         license=str((card.get("license") if card is not None else None) or "unknown"),
-        parameters=parameters(architecture) if packed else counted,  # of packed weights headers count bytes
+        parameters=number,
+        cpu=number <= OF_USE_WITHOUT_A_GPU and not packed,
         revision=info.sha or "",
         weight_bytes=sum(files[name] for name in headers),
         gated=gated,

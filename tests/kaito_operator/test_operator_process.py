@@ -92,6 +92,7 @@ def test_idle_it_watches_and_renews_its_lease_and_asks_for_nothing_else(api_serv
         f"watch {plural}"
         for plural in (
             "configmaps",
+            "controllerrevisions",
             "deployments",
             "jobs",
             "machines",
@@ -99,6 +100,7 @@ def test_idle_it_watches_and_renews_its_lease_and_asks_for_nothing_else(api_serv
             "persistentvolumeclaims",
             "pods",
             "services",
+            "statefulsets",
             "workspaces",
         )
     ]

@@ -8,6 +8,7 @@ import pytest
 from local_cluster.images import OPERATOR, SHELL, Image, Images, image_id, local_images
 
 PRESET = "local/kaito-smollm2-135m-instruct:0.1.0"
+RUNTIME = "local/kaito-runtime:0.1.0"
 
 
 def test_the_operators_image_holds_what_its_dockerfile_copies() -> None:
@@ -25,9 +26,9 @@ def test_everything_an_image_binds_exists(tmp_path: Path) -> None:
 
 
 def test_the_preset_is_there_only_with_its_model(tmp_path: Path) -> None:
-    assert local_images("0.1.0", None).names == (OPERATOR, SHELL)
+    assert local_images("0.1.0", None).names == (OPERATOR, RUNTIME, SHELL)
     images = local_images("0.1.0", tmp_path)
-    assert images.names == (OPERATOR, PRESET, SHELL)
+    assert images.names == (OPERATOR, RUNTIME, PRESET, SHELL)
     assert images[PRESET].binds["/workspace/weights"] == tmp_path
 
 
