@@ -23,11 +23,12 @@ from kaito_operator.api.reasons import ConditionType
 from kaito_operator.api.validation import problems
 from kaito_operator.api.workspace import conditions_of, parse_workspace
 from kaito_operator.hub_board import HubBoard
+from kaito_operator.loading_progress import loading_board
 from kaito_operator.mirror import Mirror
 from kaito_operator.plan import Key, Manifest
 from kaito_operator.reconciler import Controller, Watch
 from kaito_operator.settings import WorkspaceSettings
-from kaito_operator.training_progress import ProgressBoard
+from kaito_operator.training_progress import progress_board
 from kaito_operator.workspace.installation import installation
 from kaito_operator.workspace.observe import Observed, observe, reads
 from kaito_operator.workspace.plan import plan
@@ -40,7 +41,7 @@ OURS: dict[str, str | None] = {labels.WORKSPACE: None}
 
 def workspace_controller(settings: WorkspaceSettings, catalog: Catalog) -> Controller[Observed]:
     """Workspace → Machines, then a tuning Job where one is asked for, then what serves the model."""
-    board, installed = ProgressBoard(), installation(settings)
+    training, loading, installed = progress_board(), loading_board(), installation(settings)
     hub = HubBoard(_hub(settings), catalog)
     return Controller(
         name="kaito-workspace",
@@ -61,8 +62,8 @@ def workspace_controller(settings: WorkspaceSettings, catalog: Catalog) -> Contr
         ),
         concerns=concerns,
         reads=partial(reads, purchase=installed.purchase),
-        observe=partial(observe, progress_of=board.of, answer_of=hub.of),
-        background=(board.keep_up, hub.keep_up),
+        observe=partial(observe, progress_of=training.of, words_of=loading.of, answer_of=hub.of),
+        background=(training.keep_up, loading.keep_up, hub.keep_up),
         mistakes=partial(mistakes, catalog=catalog),
         door=Door(settings.webhook_port, Path(settings.webhook_certificates))
         if settings.webhook_certificates

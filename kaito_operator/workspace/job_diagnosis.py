@@ -118,7 +118,8 @@ def succeeded(
         return waiting(Reason.TUNING, f"Job {job.name} goes from one step to the next")
     pod, container = at_work[-1]
     doing = STEPS_TOLD.get(container.name, f"runs {container.name}")
-    far = f": {progress}" if progress is not None and container.name == TRAINER else ""
+    told = str(progress or "") if container.name == TRAINER else pod.told
+    far = f": {told}" if told else ""
     return waiting(Reason.TUNING, f"Pod {pod.name} {doing}{far}")
 
 

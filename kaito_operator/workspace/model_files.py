@@ -22,6 +22,7 @@ from kaito_operator.api.workspace import Workspace
 from kaito_operator.workspace import pods
 from kaito_operator.workspace.finding import Finding, wrong
 from kaito_operator.workspace.installation import Installation
+from kaito_operator.workspace.services import HTTP_PORT
 from presets.catalog import Model
 
 MODEL = "/mnt/model"
@@ -160,7 +161,7 @@ def fetching(files: Ours, *, installation: Installation) -> list[dict[str, Any]]
             "name": DOWNLOADER,
             "image": files.runtime,
             "command": ["python", "-m", "presets.hub.download"],
-            "args": [f"--id={files.id}", f"--revision={files.revision}", f"--to={MODEL}"],
+            "args": [f"--id={files.id}", f"--port={HTTP_PORT}", f"--revision={files.revision}", f"--to={MODEL}"],
             "env": [*pods.environment(), *endpoint, {"name": "HF_HUB_OFFLINE", "value": "0"}, *token],
             "securityContext": pods.container_security(),
             "terminationMessagePolicy": "FallbackToLogsOnError",

@@ -1,7 +1,7 @@
 """From the mirror to one frozen value: everything that a plan for one Workspace may know."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from kaito_operator.api.kinds import (
     CONFIG_MAP,
@@ -36,9 +36,12 @@ ProgressOf = Callable[[Key, str], Progress | None]
 """How far a pod of a Workspace has trained, as far as anybody knows."""
 
 
-def unknown(_key: Key, _pod: str) -> Progress | None:
-    """Nobody has asked the trainer."""
-    return None
+WordsOf = Callable[[Key, str], str | None]
+"""How far a pod of a Workspace is with loading its model, in its own words."""
+
+
+def unknown(_key: Key, _pod: str) -> None:
+    """Nobody has asked it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +94,12 @@ class Observed:
 
 
 def observe(
-    mirror: Mirror, key: Key, *, progress_of: ProgressOf = unknown, answer_of: AnswerOf = hub_models.nothing
+    mirror: Mirror,
+    key: Key,
+    *,
+    progress_of: ProgressOf = unknown,
+    words_of: WordsOf = unknown,
+    answer_of: AnswerOf = hub_models.nothing,
 ) -> Observed | None:
     """What is seen of the Workspace that ``key`` names; None if there is none."""
     manifest = mirror.get(WORKSPACE, key.name, key.namespace)
@@ -109,7 +117,7 @@ def observe(
     deployment, stateful_set, service, headless, claim = (
         o if o is not None and owned_by(o, workspace.uid) else None for o in named
     )
-    pods = tuple(seen.pod(p) for p in mirror.of_workspace(POD, key))
+    pods = tuple(_pod(p, key, words_of=words_of) for p in mirror.of_workspace(POD, key))
     nodes = tuple(seen.node(n) for n in mirror.all(NODE) if seen.holder(n) in (None, key))
     read = mirror.read_for(key)
     return Observed(
@@ -139,6 +147,11 @@ def observe(
         absent=frozenset(kind for kind in BOUGHT if mirror.lacks(kind)),
         progress=next(filter(None, (progress_of(key, pod.name) for pod in pods)), None),
     )
+
+
+def _pod(manifest: Manifest, key: Key, *, words_of: WordsOf) -> Pod:
+    pod = seen.pod(manifest)
+    return replace(pod, told=words_of(key, pod.name) or "")
 
 
 def named_by(workspace: Workspace) -> tuple[Ref, ...]:

@@ -197,10 +197,14 @@ def progress(pod: Pod) -> str:
     if any(container.started for container in pod.containers if container.runs):
         return f"Pod {pod.name} has started; its readiness probe has not passed yet"
     if any(container.runs for container in pod.containers if container.name == DOWNLOADER):
-        return f"Pod {pod.name} fetches the model from the Hub; `kubectl logs {pod.name} -c {DOWNLOADER}` follows it"
+        return f"Pod {pod.name} fetches the model from the Hub{_far(pod)}"
     if any(container.runs for container in pod.containers):
-        return f"Pod {pod.name} loads the model"
+        return f"Pod {pod.name} loads the model{_far(pod)}"
     return f"Pod {pod.name} gets its image"
+
+
+def _far(pod: Pod) -> str:
+    return f": {pod.told}" if pod.told else ""
 
 
 def last_line(text: str) -> str:

@@ -135,6 +135,8 @@ class Pod:
     """Of its controller, a Job or a ReplicaSet."""
     secrets: tuple[str, ...]
     """Secrets that it mounts."""
+    told: str = ""
+    """How far its program says that it is; "" if it has said nothing."""
 
 
 @dataclass(frozen=True, slots=True)

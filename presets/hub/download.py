@@ -5,6 +5,7 @@ again.
 """
 
 import argparse
+import json
 import logging
 import os
 import re
@@ -12,8 +13,11 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from presets.estimate import GIB
@@ -123,16 +127,52 @@ def _gib(size: int) -> str:
     return f"{size / GIB:.1f} GiB" if size >= GIB / 10 else f"{size / (1 << 20):.1f} MiB"
 
 
-def _patiently(asked: argparse.Namespace) -> None:
+@dataclass
+class Words:
+    """The last thing said, for the log and for whoever asks at ``/readyz``, where the model's server will answer."""
+
+    last: str = "asking the Hub"
+
+    def say(self, line: str) -> None:
+        """Says it."""
+        self.last = line
+        log.info(line)
+
+
+@contextmanager
+def told_at(port: int, words: Words) -> Iterator[int]:
+    """Tells the last words to whoever asks, on this port; 0 takes a free one. Yields the port."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            text = json.dumps({"status": "loading", "progress": words.last}).encode()
+            self.send_response(503)
+            self.send_header("content-type", "application/json")
+            self.send_header("content-length", str(len(text)))
+            self.end_headers()
+            self.wfile.write(text)
+
+        def log_message(self, *_: object) -> None:
+            """Nothing: being asked is no news."""
+
+    with ThreadingHTTPServer(("", port), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield server.server_address[1]
+        finally:
+            server.shutdown()
+
+
+def _patiently(asked: argparse.Namespace, words: Words) -> None:
     token, endpoint = os.environ.get("HF_TOKEN", ""), os.environ.get("HF_ENDPOINT", "") or ENDPOINT
     for pause in (*PAUSES, None):
         try:
-            download(asked.id, asked.to, revision=asked.revision, token=token, endpoint=endpoint)
+            download(asked.id, asked.to, revision=asked.revision, token=token, endpoint=endpoint, say=words.say)
             return
         except Unreachable as error:
             if pause is None:
                 raise
-            log.warning("%s; again in %.0f s", error, pause)
+            words.say(f"{error}; again in {pause:.0f} s")
             threading.Event().wait(pause)
 
 
@@ -144,6 +184,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m presets.hub.download", description=__doc__)
     parser.add_argument("--id", required=True, help="org/name")
     parser.add_argument("--revision", default="main", help="a branch, a tag or a commit")
+    parser.add_argument("--port", type=int, default=0, help="where to tell how far it is, at /readyz; 0 nowhere")
     parser.add_argument("--to", required=True, type=Path, help="the directory")
     code, said = _ended(parser.parse_args(arguments))
     if said:
@@ -152,8 +193,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _ended(asked: argparse.Namespace) -> tuple[ExitCode, str]:
+    words = Words()
     try:
-        _patiently(asked)
+        with told_at(asked.port, words) if asked.port else nullcontext():
+            _patiently(asked, words)
     except HubError as error:
         return CODES.get(type(error), ExitCode.HUB_MODEL_UNSUPPORTED), str(error)
     except NoRoom as error:

@@ -10,7 +10,8 @@ from aiohttp import web
 
 from kaito_operator.mirror import Mirror
 from kaito_operator.plan import Key
-from kaito_operator.training_progress import ProgressBoard
+from kaito_operator.pod_board import PodBoard
+from kaito_operator.training_progress import progress_board
 from kaito_operator.workspace.seen import Progress
 from tests.support.builders import a_tuning_pod
 
@@ -43,9 +44,9 @@ def seen_at_work(step: str = "trainer") -> Mirror:
     return mirror
 
 
-async def asked(mirror: Mirror, port: int, *, times: int) -> tuple[ProgressBoard, list[Key]]:
+async def asked(mirror: Mirror, port: int, *, times: int) -> tuple[PodBoard[Progress], list[Key]]:
     """The board after so many Workspaces were woken."""
-    board, woken, enough = ProgressBoard(port=port, every_seconds=0.01), list[Key](), asyncio.Event()
+    board, woken, enough = progress_board(port=port, every_seconds=0.01), list[Key](), asyncio.Event()
 
     def add(key: Key) -> None:
         woken.append(key)
@@ -90,7 +91,7 @@ async def test_an_answer_that_makes_no_sense_is_none(bad: str) -> None:
 async def test_a_pod_that_downloads_or_publishes_is_not_asked() -> None:
     asked_at: list[Any] = []
     async with trainer(TOLD) as port:
-        board = ProgressBoard(port=port, every_seconds=0.01)
+        board = progress_board(port=port, every_seconds=0.01)
         task = asyncio.create_task(board.keep_up(asked_at.append, seen_at_work("download")))
         await asyncio.wait([task], timeout=0.2)
         task.cancel()

@@ -8,9 +8,10 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
-from presets.hub.download import NoRoom, download, wanted
+from presets.hub.download import NoRoom, Words, download, told_at, wanted
 from presets.hub.reader import Broken, Gated, Missing, Unsupported
 from presets.model_directory import PLACES, model_directory
 from presets.tuning_steps import ExitCode
@@ -147,6 +148,15 @@ def test_a_hub_that_is_busy_is_asked_again(site: Site, tmp_path: Path) -> None:
     done = run(site, tmp_path)
     assert (done.returncode, "HTTP 503): try again in some minutes; again in 2 s" in done.stderr) == (0, True)
     assert names(tmp_path) == {"config.json", "model.safetensors", *TEXTS}
+
+
+def test_whoever_asks_is_told_how_far_it_is_as_the_server_will() -> None:
+    words = Words()
+    with told_at(0, words) as port:
+        words.say("1.0 of 3.0 GiB, 99 MB/s, about 20 s left")
+        answer = httpx.get(f"http://127.0.0.1:{port}/readyz")
+    assert answer.status_code == 503
+    assert answer.json() == {"status": "loading", "progress": "1.0 of 3.0 GiB, 99 MB/s, about 20 s left"}
 
 
 def test_other_errors_are_typed(site: Site, tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ def test_what_the_status_has_is_not_asked_for_again_and_its_commit_is_served() -
     (deployment,) = applied(todo, "Deployment")
     spec = deployment["spec"]["template"]["spec"]
     (model,) = spec["initContainers"]
-    assert model["args"] == ["--id=org/own", f"--revision={COMMIT}", "--to=/mnt/model"]
+    assert model["args"] == ["--id=org/own", "--port=5000", f"--revision={COMMIT}", "--to=/mnt/model"]
     assert "--served_model_name=org/own" in spec["containers"][0]["args"]
 
 
