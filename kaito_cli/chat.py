@@ -64,7 +64,7 @@ async def stream(
 ) -> str:
     """The answer to a conversation, shown as it comes. Raises Complaint with what the server says."""
     from kaito_cli.conversation import Refused, new_text, request, told
-    from kaito_operator.kube.errors import KubeError
+    from kaito_operator.kube.errors import KubeError, NotFound
 
     answer: list[str] = []
     try:
@@ -75,7 +75,8 @@ async def stream(
             sys.stdout.flush()
     except KubeError as refused:
         message = told(refused.message)
-        advice = "; try --plain" if "chat template" in message else ""
+        no_chat = "chat template" in message or isinstance(refused, NotFound)  # KAITO's own images have /chat alone
+        advice = "; try --plain" if no_chat else ""
         raise Complaint(f"no answer: {message}{advice}") from refused
     except Refused as refused:
         raise Complaint(f"the answer broke off: {refused}") from refused

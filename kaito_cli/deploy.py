@@ -32,6 +32,12 @@ def deploy(
     result: Annotated[str | None, typer.Option(help="With --tune: the image to push the adapter as.")] = None,
     push_secret: Annotated[str | None, typer.Option(help="With --tune: the Secret to push with.")] = None,
     config: Annotated[str | None, typer.Option(help="With --tune: a ConfigMap with training_config.yaml.")] = None,
+    hub_secret: Annotated[
+        str | None, typer.Option(help="The Secret with your token for the Hugging Face Hub, for a gated model.")
+    ] = None,
+    model_files: Annotated[
+        str | None, typer.Option(help="Where its files come from: baked, kaito, volume or hub; else as installed.")
+    ] = None,
     namespace: Namespace = "default",
     kubeconfig: Kubeconfig = None,
     context: Context = None,
@@ -48,7 +54,7 @@ def deploy(
         wish = Wish(
             *_named(name, preset, instance_type, namespace=namespace, count=count, asks=asks), count,
             pairs(label or [], option="--label"), image, tuple(pull_secret or ()), tuple(adapter or ()),
-            tune, tuple(data or ()), result, push_secret, config,
+            tune, tuple(data or ()), result, push_secret, config, hub_secret, model_files,
         )  # fmt: skip
         wanted = manifest(wish)
     except Unclear as unclear:

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 Manifest = dict[str, Any]
+MODEL_FILES = "kaito.sh/model-files"
+"""The annotation that says where a model's files come from."""
 
 
 class Unclear(Exception):
@@ -29,6 +31,8 @@ class Wish:
     result: str | None = None
     push_secret: str | None = None
     config: str | None = None
+    hub_secret: str | None = None
+    model_files: str | None = None
 
 
 def manifest(wish: Wish) -> Manifest:
@@ -40,10 +44,14 @@ def manifest(wish: Wish) -> Manifest:
     return {
         "apiVersion": "kaito.sh/v1alpha1",
         "kind": "Workspace",
-        "metadata": {"name": wish.name, "namespace": wish.namespace},
+        "metadata": {"name": wish.name, "namespace": wish.namespace, **_annotations(wish)},
         "resource": {**resource, "labelSelector": {"matchLabels": wish.labels or {"app": wish.name}}},
         **task,
     }
+
+
+def _annotations(wish: Wish) -> Manifest:
+    return {"annotations": {MODEL_FILES: wish.model_files}} if wish.model_files else {}
 
 
 def pairs(given: list[str], *, option: str) -> dict[str, str]:
@@ -75,14 +83,16 @@ def consequences(wanted: Manifest) -> str:
 
 
 def _preset(wish: Wish) -> Manifest:
-    if wish.image is None:
-        if wish.pull_secrets:
-            raise Unclear("--pull-secret needs --image: write the image that the Secret is for")
-        return {"name": wish.preset}
-    options: Manifest = {"image": wish.image}
-    if wish.pull_secrets:
-        options["imagePullSecrets"] = list(wish.pull_secrets)
-    return {"name": wish.preset, "accessMode": "private", "presetOptions": options}
+    if wish.image is None and wish.pull_secrets:
+        raise Unclear("--pull-secret needs --image: write the image that the Secret is for")
+    given = {
+        "image": wish.image,
+        "imagePullSecrets": list(wish.pull_secrets),
+        "modelAccessSecret": wish.hub_secret,
+    }
+    options = {key: value for key, value in given.items() if value}
+    access = {"accessMode": "private"} if wish.image else {}
+    return {"name": wish.preset, **access, **({"presetOptions": options} if options else {})}
 
 
 def _inference(wish: Wish) -> Manifest:

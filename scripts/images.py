@@ -37,7 +37,7 @@ def builder(works: Callable[[tuple[str, ...]], bool]) -> tuple[str, ...] | None:
 def commands(build: tuple[str, ...], asked: Mapping[str, str], *, revision: str, created: str) -> list[list[str]]:
     """One command an image."""
     registry, tag = asked.get("REGISTRY") or "kaito", asked.get("TAG") or VERSION
-    names = {"operator": "operator", "preset": f"kaito-{asked.get('MODEL') or 'none'}"}
+    names = {"operator": "operator", "preset": f"kaito-{asked.get('MODEL') or 'runtime'}"}
     platform = ["--platform", asked["PLATFORM"]] if asked.get("PLATFORM") else []
     about = {"VERSION": tag, "REVISION": revision, "CREATED": created}
     made = []

@@ -32,6 +32,7 @@ from kaito_operator.workspace.seen import Job, Machine, Node, Pod, Progress, own
 from kaito_operator.workspace.services import headless_name
 
 BOUGHT = (MACHINE, NODECLAIM)
+RUNS = (DEPLOYMENT, STATEFUL_SET)
 ProgressOf = Callable[[Key, str], Progress | None]
 """How far a pod of a Workspace has trained, as far as anybody knows."""
 
@@ -106,14 +107,7 @@ def observe(
     if manifest is None:
         return None
     workspace = parse_workspace(manifest)
-    places = (
-        (DEPLOYMENT, key.name),
-        (STATEFUL_SET, key.name),
-        (SERVICE, key.name),
-        (SERVICE, headless_name(workspace)),
-        (PERSISTENT_VOLUME_CLAIM, f"{key.name}-tuning"),
-    )
-    named = [mirror.get(kind, name, key.namespace) for kind, name in places]
+    named = _named(mirror, workspace)
     deployment, stateful_set, service, headless, claim = (
         o if o is not None and owned_by(o, workspace.uid) else None for o in named
     )
@@ -136,17 +130,31 @@ def observe(
         config_maps=tuple(c for c in mirror.of_workspace(CONFIG_MAP, key) if owned_by(c, workspace.uid)),
         claim=claim,
         own_config=next((each for each in read if each["kind"] == CONFIG_MAP.kind), None),
-        refused=mirror.refusal(DEPLOYMENT, key.name, key.namespace)
-        or mirror.refusal(STATEFUL_SET, key.name, key.namespace),
-        revisions=tuple(
-            history.of_manifest(each)
-            for each in mirror.of_workspace(CONTROLLER_REVISION, key)
-            if owned_by(each, workspace.uid)
-        ),
+        refused=next(filter(None, (mirror.refusal(kind, key.name, key.namespace) for kind in RUNS)), None),
+        revisions=_revisions(mirror, workspace),
         hub=hub_models.known(workspace, answer_of=answer_of),
         absent=frozenset(kind for kind in BOUGHT if mirror.lacks(kind)),
         progress=next(filter(None, (progress_of(key, pod.name) for pod in pods)), None),
     )
+
+
+def _named(mirror: Mirror, workspace: Workspace) -> list[Manifest | None]:
+    """What has the names of a Workspace's own objects, whoever it belongs to."""
+    key = workspace.key
+    places = (
+        (DEPLOYMENT, key.name),
+        (STATEFUL_SET, key.name),
+        (SERVICE, key.name),
+        (SERVICE, headless_name(workspace)),
+        (PERSISTENT_VOLUME_CLAIM, f"{key.name}-tuning"),
+    )
+    return [mirror.get(kind, name, key.namespace) for kind, name in places]
+
+
+def _revisions(mirror: Mirror, workspace: Workspace) -> tuple[Revision, ...]:
+    """A StatefulSet keeps revisions of its own under the same labels; those are not meant."""
+    found = mirror.of_workspace(CONTROLLER_REVISION, workspace.key)
+    return tuple(history.of_manifest(each) for each in found if owned_by(each, workspace.uid))
 
 
 def _pod(manifest: Manifest, key: Key, *, words_of: WordsOf) -> Pod:

@@ -41,8 +41,10 @@ def test_the_least_that_can_be_asked_for_is_the_example_of_the_readme() -> None:
         a_wish(image="registry.example/own/phi:1", pull_secrets=("login",)),
         a_wish(method="qlora", data=("https://example.org/a",), result="registry.example/out:1", push_secret="login"),
         a_wish(instance_type="", labels={"own": "yes"}),
+        a_wish(preset="llama-3.1-8b-instruct", hub_secret="hub-token", model_files="hub"),
+        a_wish(preset="org/any"),
     ],
-    ids=["serve", "two", "adapters", "private", "tune", "own-nodes"],
+    ids=["serve", "two", "adapters", "private", "tune", "own-nodes", "gated", "of-the-hub"],
 )
 def test_what_is_written_is_what_the_operator_takes(wish: Wish) -> None:
     assert mistakes(manifest(wish)) == []
@@ -62,6 +64,18 @@ def test_tuning_and_adapters_are_written_where_the_api_has_them() -> None:
     assert "inference" not in tuned
     served = manifest(a_wish(adapters=("style=r:5000/a:1,0.5",)))
     assert served["inference"]["adapters"] == [{"source": {"name": "style", "image": "r:5000/a:1"}, "strength": "0.5"}]
+
+
+def test_where_model_files_come_from_is_written_where_the_operator_reads_it() -> None:
+    written = manifest(a_wish(preset="llama-3.1-8b-instruct", hub_secret="hub-token", model_files="hub"))
+    assert written["metadata"]["annotations"] == {"kaito.sh/model-files": "hub"}
+    assert written["inference"]["preset"]["presetOptions"] == {"modelAccessSecret": "hub-token"}
+
+
+@pytest.mark.badinput
+def test_a_source_that_is_none_is_refused_before_it_is_sent() -> None:
+    (told,) = mistakes(manifest(a_wish(model_files="ftp")))
+    assert told.endswith("write one of auto, baked, kaito, volume, hub")
 
 
 @pytest.mark.badinput
