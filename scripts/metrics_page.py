@@ -6,6 +6,7 @@ from typing import cast
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.metrics import MetricWrapperBase
+from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 from typing_extensions import override
 
@@ -47,13 +48,27 @@ class _Heard(CollectorRegistry):
         super().register(collector)
 
 
-def page() -> str:
-    """The page."""
+def _all() -> tuple[_Heard, _Heard, _Heard]:
+    """What both operators, gpu-provisioner and the server count."""
     both, cloud, server = _Heard(), _Heard(), _Heard()
     OperatorMetrics("workspace", registry=both)
     CloudMetrics(cloud)
     # Gauges ask the engine only when they are read, which they are not here.
     ServerMetrics(cast(Engine, None), admission=Admission(places=1), registry=server)
+    return both, cloud, server
+
+
+def series() -> set[str]:
+    """The name of every time series, such as a query asks for."""
+    families = [family for heard in _all() for metric in heard.metrics for family in metric.describe()]
+    suffixes = {"histogram": ("_bucket", "_sum", "_count"), "counter": ("_total",)}
+    named = {f"{family.name}{suffix}" for family in families for suffix in suffixes.get(family.type, ("",))}
+    return named | {family.name for family in ProcessCollector(registry=None).collect()}
+
+
+def page() -> str:
+    """The page."""
+    both, cloud, server = _all()
     return "".join(
         (
             INTRODUCTION,
