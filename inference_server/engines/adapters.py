@@ -1,7 +1,8 @@
-"""LoRA adapters over a model of transformers: which directories fit, why others do not, and their exact weighted sum.
+"""LoRA adapters: which directories fit a model, why others do not, and their exact weighted sum.
 
-An adapter adds ``x·A·B`` to what a layer returns, by a hook on the layer; the model's own weights stay as they are, so
-each request can choose. Only safetensors are read, and of adapter_config.json only what changes the numbers.
+An adapter adds ``x·A·B`` to what a layer returns, in transformers by a hook on the layer; the model's own weights stay
+as they are, so each request can choose. Only safetensors are read, and of adapter_config.json only what changes
+numbers.
 """
 
 import json
@@ -64,30 +65,76 @@ class LowRank:
         """The addition to the layer's output for ``x`` [..., in]."""
         return torch.nn.functional.linear(torch.nn.functional.linear(x.float(), self.down), self.up)
 
+    def to(self, device: torch.device) -> "LowRank":
+        """The same there."""
+        return LowRank(self.down.to(device), self.up.to(device))
+
 
 Layers = Mapping[str, LowRank]
 
 
-class Adapters:
-    """The adapters of one model. ``refused`` says for each directory that is not served why."""
+class Found:
+    """The adapters of one directory that fit a model; ``sizes`` has its linear modules, each with inputs and outputs.
 
-    def __init__(self, model: Any, *, directory: Path, strengths: Mapping[str, float]) -> None:
-        self._of: dict[str, Layers] = {}
+    ``layers`` are theirs by name, ``refused`` says for each directory that is not served why, and ``strengths`` are
+    those of the mix, empty where there is none.
+    """
+
+    def __init__(
+        self, directory: Path, *, sizes: Mapping[str, tuple[int, int]], strengths: Mapping[str, float]
+    ) -> None:
+        self.layers: dict[str, Layers] = {}
         self.refused: dict[str, str] = {}
-        self._active: Layers = {}
-        modules = dict(model.named_modules())
         for each in _directories(directory):
-            self._take(each, modules=modules)
-        self.default = self._combine(strengths) if strengths else None
-        if not strengths and len(self._of) == 1:
-            self.default = next(iter(self._of))
-        for layer in {layer for layers in self._of.values() for layer in layers}:
-            modules[layer].register_forward_hook(self._hook(layer))
+            self._take(each, sizes=sizes)
+        for name in strengths.keys() - self.layers.keys():
+            self.refused.setdefault(name, "--adapter_strength names it, but there is no such adapter")
+            log.error("--adapter_strength=%s: there is no such adapter", name)
+        self.strengths = {name: weight for name, weight in strengths.items() if name in self.layers}
+        if self.strengths:
+            log.info("the default model is %s: %s", COMBINED, ", ".join(f"{n} at {w:g}" for n, w in strengths.items()))
+        self._no_strengths = not strengths
 
     @property
     def names(self) -> tuple[str, ...]:
         """What can be asked for by name."""
-        return tuple(self._of)
+        return (*self.layers, COMBINED) if self.strengths else tuple(self.layers)
+
+    @property
+    def default(self) -> str | None:
+        """What answers where a request names none: the mix, or the only one; None is the base model."""
+        if self.strengths:
+            return COMBINED
+        return next(iter(self.layers)) if self._no_strengths and len(self.layers) == 1 else None
+
+    def _take(self, directory: Path, *, sizes: Mapping[str, tuple[int, int]]) -> None:
+        try:
+            self.layers[directory.name] = read(directory, sizes=sizes)
+        except DoesNotFit as error:
+            self.refused[directory.name] = str(error)
+            log.error("the adapter %s is not served: %s", directory.name, error)
+        else:
+            log.info("the adapter %s is served", directory.name)
+
+
+class Adapters:
+    """The adapters of one model of transformers, added by hooks on its layers."""
+
+    def __init__(self, model: Any, *, directory: Path, strengths: Mapping[str, float]) -> None:
+        modules = dict(model.named_modules())
+        found = Found(directory, sizes=sizes(modules), strengths=strengths)
+        self.names, self.default, self.refused = found.names, found.default, found.refused
+        self._of = found.layers
+        if found.strengths:
+            mixed = {name: found.layers[name] for name in found.strengths}
+            self._of = {**self._of, COMBINED: weighted(mixed, weights=found.strengths)}
+        self._of = {
+            name: {layer: part.to(modules[layer].weight.device) for layer, part in layers.items()}
+            for name, layers in self._of.items()
+        }
+        self._active: Layers = {}
+        for layer in {layer for layers in self._of.values() for layer in layers}:
+            modules[layer].register_forward_hook(self._hook(layer))
 
     @contextmanager
     def active(self, name: str | None) -> Iterator[None]:
@@ -98,33 +145,17 @@ class Adapters:
         finally:
             self._active = {}
 
-    def _take(self, directory: Path, *, modules: Mapping[str, Any]) -> None:
-        try:
-            self._of[directory.name] = read(directory, modules=modules)
-        except DoesNotFit as error:
-            self.refused[directory.name] = str(error)
-            log.error("the adapter %s is not served: %s", directory.name, error)
-        else:
-            log.info("the adapter %s is served", directory.name)
-
-    def _combine(self, strengths: Mapping[str, float]) -> str | None:
-        """Adds the weighted sum. A strength whose adapter is not here counts for nothing, and is said."""
-        for name in strengths.keys() - self._of.keys():
-            self.refused.setdefault(name, "--adapter_strength names it, but there is no such adapter")
-            log.error("--adapter_strength=%s: there is no such adapter", name)
-        weights = {name: weight for name, weight in strengths.items() if name in self._of}
-        if not weights:
-            return None
-        self._of[COMBINED] = weighted({name: self._of[name] for name in weights}, weights=weights)
-        log.info("the default model is %s: %s", COMBINED, ", ".join(f"{n} at {w:g}" for n, w in weights.items()))
-        return COMBINED
-
     def _hook(self, layer: str) -> Any:
         def add(_: Any, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
             addition = self._active.get(layer)
             return output if addition is None else (output + addition(inputs[0])).to(output.dtype)
 
         return add
+
+
+def sizes(modules: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
+    """The linear ones among a model's modules, with their inputs and outputs."""
+    return {name: size for name, module in modules.items() if (size := _size(module))}
 
 
 def weighted(parts: Mapping[str, Layers], *, weights: Mapping[str, float]) -> Layers:
@@ -137,14 +168,14 @@ def weighted(parts: Mapping[str, Layers], *, weights: Mapping[str, float]) -> La
     return combined
 
 
-def read(directory: Path, *, modules: Mapping[str, Any]) -> Layers:
-    """An adapter's layers for a model of these modules. Raises DoesNotFit."""
+def read(directory: Path, *, sizes: Mapping[str, tuple[int, int]]) -> Layers:
+    """An adapter's layers for a model of linear modules of these sizes. Raises DoesNotFit."""
     if not NAME.fullmatch(directory.name) or directory.name == COMBINED:
         raise DoesNotFit("its directory's name cannot be a model's name: use letters, digits, '-', '.' and '_'")
     settings = _settings(directory / CONFIG)
     halves = _tensors(directory / WEIGHTS)
     of = f"; it was tuned on {settings.base_model_name_or_path}" if settings.base_model_name_or_path else ""
-    return {layer: _fitted(layer, settings, pair, modules.get(layer), of) for layer, pair in halves.items()}
+    return {layer: _fitted(layer, settings, pair, sizes.get(layer), of) for layer, pair in halves.items()}
 
 
 def _directories(directory: Path) -> list[Path]:
@@ -190,8 +221,10 @@ def _tensors(path: Path) -> dict[str, dict[str, torch.Tensor]]:
     return halves
 
 
-def _fitted(layer: str, settings: LoraSettings, pair: Mapping[str, torch.Tensor], module: Any, of: str) -> LowRank:
-    if not (size := _size(module)):
+def _fitted(
+    layer: str, settings: LoraSettings, pair: Mapping[str, torch.Tensor], size: tuple[int, int] | None, of: str
+) -> LowRank:
+    if not size:
         raise DoesNotFit(f"this model has no linear layer {layer}{of}: serve it on the model it was tuned on")
     if pair.keys() != {"A", "B"}:
         raise DoesNotFit(f"{layer} has lora_{min(pair)} alone: the file is not complete")
@@ -202,8 +235,7 @@ def _fitted(layer: str, settings: LoraSettings, pair: Mapping[str, torch.Tensor]
     down, up = down.float(), up.float() * settings.scale(layer, rank=down.shape[0])
     if not (down.isfinite().all() and up.isfinite().all()):
         raise DoesNotFit(f"{layer} has numbers that are not finite: the training went wrong")
-    device = module.weight.device
-    return LowRank(down.to(device), up.to(device))
+    return LowRank(down, up)
 
 
 def _size(module: Any) -> tuple[int, int] | None:

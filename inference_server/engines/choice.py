@@ -21,10 +21,6 @@ def choose(settings: Settings, *, say: Callable[[str], None]) -> Engine:
     """The engine for these settings, not yet started. Raises NoSuchEngine."""
     if settings.engine == "vllm":
         raise NoSuchEngine("--engine=vllm is not in this version; use auto, native or transformers")
-    if settings.engine == "native" and _adapters(settings):
-        raise NoSuchEngine(
-            f"--engine=native serves no adapters, and {settings.adapters_dir} has some; use transformers"
-        )
     if settings.engine == "native":
         say("engine native (asked for), requests batched continuously")
         return NativeEngine(settings)
@@ -44,7 +40,6 @@ def _why_not_native(settings: Settings) -> str:
         "quantised by bitsandbytes": settings.load_in_4bit or settings.load_in_8bit,
         f"--torch_dtype={settings.torch_dtype}": settings.torch_dtype in ("float16", "float64"),
         "--trust_remote_code": settings.trust_remote_code,
-        "there are adapters": _adapters(settings),
         "there is a GPU": GPU.exists() and settings.device_map != "cpu",
         "the model is named by an id": not (directory / "config.json").is_file(),
     }
@@ -55,7 +50,3 @@ def _why_not_native(settings: Settings) -> str:
     except (architecture.Unsupported, KeyError, TypeError, ValueError, OSError) as error:
         return f"the native engine has not: {error}"
     return ""
-
-
-def _adapters(settings: Settings) -> bool:
-    return any(Path(settings.adapters_dir).glob("*/adapter_config.json"))

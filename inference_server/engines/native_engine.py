@@ -5,7 +5,8 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
+from collections.abc import Sequence as Sequence_
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -51,8 +52,9 @@ class _Asked:
 
     sequence: "Sequence"
     ends: tuple[int, ...]
-    put: Callable[[Step | Exception], None]
     number: int
+    loop: asyncio.AbstractEventLoop
+    steps: asyncio.Queue[Step | Exception]
 
 
 class NativeEngine:
@@ -95,24 +97,20 @@ class NativeEngine:
     async def generate(self, request: Generation) -> AsyncGenerator[Step]:
         """See Engine."""
         from inference_server.engines.native.sampler import Chooser
-        from inference_server.engines.native.scheduler import Sequence
         from inference_server.engines.transformers_model import grammar
 
         if self._stopping.is_set():
             raise Stopped("the server stops")
         loop, steps = asyncio.get_running_loop(), asyncio.Queue[Step | Exception]()
-
-        def put(step: Step | Exception) -> None:
-            loop.call_soon_threadsafe(steps.put_nowait, step)
-
         model = self._model.result()
         sampling, number = _sampling(request, ends=model.ends)
         limit = min(request.max_new_tokens, model.served.context_length - len(request.prompt))
         grammars = [await asyncio.to_thread(grammar, model.served.tokenizer, request) for _ in range(number)]
-        asked = [
-            _Asked(Sequence(list(request.prompt), limit, Chooser(sampling, grammar=own)), sampling.ends, put, n)
-            for n, own in enumerate(grammars)
+        sequences = [
+            model.sequence(request.prompt, limit, Chooser(sampling, grammar=own), adapter=request.adapter)
+            for own in grammars
         ]
+        asked = [_Asked(sequence, sampling.ends, n, loop, steps) for n, sequence in enumerate(sequences)]
         self._submit(asked)
         try:
             while number:
@@ -153,18 +151,18 @@ class NativeEngine:
         """One step of all. If it fails, those who took part are told, their room is free, and the next ones go on."""
         self._take_in(model)
         try:
-            for sequence, token in model.step():
-                self._hand_on(model, sequence, token)
+            told = [self._finished(model, sequence, token) for sequence, token in model.step()]
+            _tell([each for each in told if each])
         except Exception as error:
             log.exception("the engine failed")
             full = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
             if not full:
                 self._failures.add()
             reason = f"the engine failed on these requests: {type(error).__name__}"
-            told = OutOfMemory("there is not enough memory for these requests") if full else EngineError(reason)
-            for sequence, asked in self._asked.items():
+            why = OutOfMemory("there is not enough memory for these requests") if full else EngineError(reason)
+            for sequence in self._asked:
                 model.finish(sequence)
-                asked.put(told)
+            _tell([(asked, why) for asked in self._asked.values()])
             self._asked.clear()
 
     def _end(self, why: EngineError) -> None:
@@ -174,18 +172,16 @@ class NativeEngine:
             while not self._inbox.empty():
                 if (asked := self._inbox.get_nowait()) is not None:
                     self._asked[asked.sequence] = asked
-        for asked in self._asked.values():
-            asked.put(why)
+        _tell([(asked, why) for asked in self._asked.values()])
 
     def _load(self) -> "NativeModel":
         self._progress = "importing torch"
         from inference_server.engines.native.sampler import Chooser, Sampling
-        from inference_server.engines.native.scheduler import Sequence
         from inference_server.engines.native.served import NativeModel
 
         model = NativeModel.load(self._settings, say=self._say)
         self._say("generating a first token")
-        first = Sequence(model.served.tokenizer.encode("Hello"), 1, Chooser(Sampling(temperature=0.0)))
+        first = model.sequence(model.served.tokenizer.encode("Hello"), 1, Chooser(Sampling(temperature=0.0)))
         model.add(first)
         model.step()
         model.finish(first)
@@ -210,19 +206,32 @@ class NativeEngine:
             model.finish(gone)
             del self._asked[gone]
 
-    def _hand_on(self, model: "NativeModel", sequence: "Sequence", token: int) -> None:
+    def _finished(self, model: "NativeModel", sequence: "Sequence", token: int) -> tuple[_Asked, Step] | None:
+        """What to tell of a new token, and to whom; None if it has gone. An answer that ends gives its room back."""
         asked = self._asked.get(sequence)
         if asked is None:
-            return
+            return None
         finish: Finish | None = None
         if token in asked.ends:
             finish = "stop"
-        elif len(sequence.output) >= sequence.limit:
+        elif sequence.full:
             finish = "length"
-        asked.put(Step((token,), sequence=asked.number, finish=finish, logprobs=sequence.chooser.told))
         if finish is not None:
             model.finish(sequence)
             del self._asked[sequence]
+        return asked, Step((token,), sequence=asked.number, finish=finish, logprobs=sequence.chooser.told)
+
+
+def _tell(told: Sequence_[tuple[_Asked, Step | Exception]]) -> None:
+    """Wakes each event loop once, however many of its requests have news: waking costs more than telling."""
+    for loop in {asked.loop for asked, _ in told}:
+        news = [(asked.steps, step) for asked, step in told if asked.loop is loop]
+        loop.call_soon_threadsafe(_put, news)
+
+
+def _put(news: Sequence_[tuple[asyncio.Queue[Step | Exception], Step | Exception]]) -> None:
+    for steps, step in news:
+        steps.put_nowait(step)
 
 
 def _sampling(request: Generation, *, ends: tuple[int, ...]) -> tuple["Sampling", int]:

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from inference_server.app import create_app
-from inference_server.engines.adapters import COMBINED, Adapters, DoesNotFit, read
-from inference_server.engines.choice import NoSuchEngine, choose
-from inference_server.engines.engine import Loading
+from inference_server.engines.adapters import COMBINED, Adapters, DoesNotFit, read, sizes
+from inference_server.engines.engine import Engine, Loading
+from inference_server.engines.native_engine import NativeEngine
 from inference_server.engines.transformers_engine import TransformersEngine
 from inference_server.settings import Settings, parse
 from tests.support.cluster import eventually
@@ -35,7 +35,7 @@ def write_adapter(base: Path, to: Path, *, seed: int = 1, **settings: Any) -> Pa
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_pretrained(base)
     made = get_peft_model(model, LoraConfig(**{"r": 4, "lora_alpha": 8, "init_lora_weights": False, **settings}))
-    made.save_pretrained(to)
+    made.save_pretrained(to, save_embedding_layers=False)
     return to
 
 
@@ -182,7 +182,7 @@ def test_what_does_not_fit_is_refused_with_a_reason_and_the_rest_serves(
     model, adapters = served(tiny_model, two)
     assert (adapters.names, adapters.default, list(adapters.refused)) == (("one",), "one", ["other"])
     with pytest.raises(DoesNotFit, match=BROKEN[break_it]):
-        read(two / "other", modules=dict(model.named_modules()))
+        read(two / "other", sizes=sizes(dict(model.named_modules())))
 
 
 def test_a_strength_without_its_adapter_is_said(tiny_model: Path, two: Path) -> None:
@@ -203,27 +203,23 @@ def test_a_strength_that_is_none_ends_the_process(written: str, capsys: pytest.C
     assert f"write NAME=NUMBER with a number from 0 to 1, not {written}" in capsys.readouterr().err
 
 
-def test_the_native_engine_says_that_it_serves_none(two: Path) -> None:
-    with pytest.raises(NoSuchEngine, match="--engine=native serves no adapters"):
-        choose(Settings(engine="native", adapters_dir=str(two)), say=lambda _: None)
-
-
 @contextmanager
-def engine_of(base: Path, directory: Path) -> Iterator[TransformersEngine]:
-    engine = TransformersEngine(
-        Settings(pretrained_model_name_or_path=str(base), device_map="cpu", adapters_dir=str(directory))
-    )
+def engine_of(make: Callable[[Settings], Engine], base: Path, directory: Path) -> Iterator[Engine]:
+    engine = make(Settings(pretrained_model_name_or_path=str(base), device_map="cpu", adapters_dir=str(directory)))
     engine.start()
     eventually(lambda: not isinstance(engine.state, Loading), within=60, what="the model is loaded")
     yield engine
     engine.stop()
 
 
-async def test_a_tuned_workspace_answers_chat_in_the_tuned_manner(tiny_model: Path, two: Path) -> None:
+@pytest.mark.parametrize("make", [TransformersEngine, NativeEngine])
+async def test_a_tuned_workspace_answers_chat_in_the_tuned_manner(
+    make: Callable[[Settings], Engine], tiny_model: Path, two: Path
+) -> None:
     no_settings(two / "other")
     tuned = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_model), two / "one").eval()
     body = {"prompt": "w1 w2", "generate_kwargs": {"do_sample": False, "max_new_tokens": 8}}
-    with engine_of(tiny_model, two) as engine:
+    with engine_of(make, tiny_model, two) as engine:
         app = create_app(engine, Settings())
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://server") as client:
             replies = await asyncio.gather(*(client.post("/chat", json=body) for _ in range(3)))

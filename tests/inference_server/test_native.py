@@ -6,35 +6,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from inference_server.engines.native import architecture, weights
-from inference_server.engines.native.kv_cache import BLOCK, BlockAllocator, KVCache, NoBlocks, Table
-from inference_server.engines.native.model import Model
-from inference_server.engines.native.runner import Runner
+from inference_server.engines.native.kv_cache import BLOCK, BlockAllocator, NoBlocks, Table
 from inference_server.engines.native.sampler import Chooser, Sampling
-from inference_server.engines.native.scheduler import Scheduler, Sequence
+from tests.support.native import Parts
 
 PROMPTS = [[5 + i, 12, 14, 16 + i, 7, 22 + i] * 3 for i in range(6)]
-GREEDY = Sampling(temperature=0.0)
-
-
-def generated(directory: Path, *, blocks: int, budget: int, new: int = 12) -> tuple[list[list[int]], BlockAllocator]:
-    """All prompts at once through schedule and run, in float32."""
-    of, cpu = architecture.read(directory), torch.device("cpu")
-    packed = weights.load(directory, of, dtype=torch.float32, device=cpu)
-    cache = KVCache(
-        layers=of.layers, kv_heads=of.kv_heads, head_dim=of.head_dim, blocks=blocks, dtype=torch.float32, device=cpu
-    )
-    allocator = BlockAllocator(blocks)
-    runner = Runner(Model(of, packed, cache), allocator, device=cpu)
-    scheduler = Scheduler(allocator, token_budget=budget, most_running=8)
-    sequences = [Sequence(list(prompt), new, Chooser(GREEDY)) for prompt in PROMPTS]
-    for sequence in sequences:
-        scheduler.add(sequence)
-    while work := scheduler.schedule():
-        for sequence, _ in runner.run(work):
-            if len(sequence.output) == new:
-                scheduler.finish(sequence)
-    return [sequence.output for sequence in sequences], allocator
 
 
 def reference(directory: Path, new: int = 12) -> list[list[int]]:
@@ -55,9 +31,9 @@ def reference(directory: Path, new: int = 12) -> list[list[int]]:
     ("blocks", "budget"), [(64, 512), (64, 7), (8, 512)], ids=["all at once", "in chunks of seven", "preempted"]
 )
 def test_batching_chunks_and_preemption_change_no_token(tiny_model: Path, blocks: int, budget: int) -> None:
-    found, allocator = generated(tiny_model, blocks=blocks, budget=budget)
-    assert found == reference(tiny_model)
-    assert allocator.available == blocks
+    parts = Parts.of_directory(tiny_model, blocks=blocks, budget=budget)
+    assert parts.generated(PROMPTS, new=12) == reference(tiny_model)
+    assert parts.scheduler.allocator.available == blocks
 
 
 def test_blocks_are_taken_shared_and_given_back() -> None:

@@ -48,7 +48,9 @@ def test_without_a_limit_the_machine_counts(group: Path, limit: str) -> None:
 
 
 def loaded(directory: Path) -> NativeModel:
-    return NativeModel.load(Settings(pretrained_model_name_or_path=str(directory)), say=lambda _: None)
+    return NativeModel.load(
+        Settings(pretrained_model_name_or_path=str(directory), torch_dtype="float32"), say=lambda _: None
+    )
 
 
 def test_with_memory_enough_the_context_is_the_models(tiny_model: Path, caplog: pytest.LogCaptureFixture) -> None:

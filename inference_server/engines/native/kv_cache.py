@@ -19,36 +19,32 @@ BLOCK = 16
 
 
 class KVCache:
-    """Keys and values of all layers: [layers, kv_heads, blocks·BLOCK, head_dim], so a block is contiguous per head."""
+    """Keys and values of all layers. A block is one stretch of memory: [BLOCK, heads of keys, then of values, size]."""
 
     def __init__(
         self, *, layers: int, kv_heads: int, head_dim: int, blocks: int, dtype: torch.dtype, device: torch.device
     ) -> None:
-        shape = (layers, kv_heads, blocks * BLOCK, head_dim)
-        self.keys, self.values = _zeros(shape, dtype, device), _zeros(shape, dtype, device)
         self.blocks = blocks
+        self._pages = [_zeros((blocks, BLOCK, 2 * kv_heads, head_dim), dtype, device) for _ in range(layers)]
+        self._slots = [pages.view(blocks * BLOCK, 2 * kv_heads, head_dim) for pages in self._pages]
 
-    def write(self, layer: int, slots: Tensor, keys: Tensor, values: Tensor) -> None:
-        """Stores ``keys`` and ``values`` [tokens, kv_heads, head_dim] at ``slots`` [tokens]."""
-        self.keys[layer].index_copy_(1, slots, keys.transpose(0, 1))
-        self.values[layer].index_copy_(1, slots, values.transpose(0, 1))
+    def write(self, layer: int, slots: Tensor, keys_and_values: Tensor) -> None:
+        """Stores [tokens, 2·kv_heads, head_dim] at ``slots`` [tokens]."""
+        self._slots[layer].index_copy_(0, slots, keys_and_values)
 
     def gather(self, layer: int, tables: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values [kv_heads, requests, blocks·BLOCK, head_dim] of block ``tables`` [requests, blocks]."""
-        return self._pages(self.keys[layer], tables), self._pages(self.values[layer], tables)
-
-    @staticmethod
-    def _pages(stored: Tensor, tables: Tensor) -> Tensor:
-        heads, _, width = stored.shape
-        pages = stored.view(heads, -1, BLOCK * width).index_select(1, tables.flatten())
-        return pages.view(heads, tables.shape[0], tables.shape[1] * BLOCK, width)
+        """Keys and values [requests, kv_heads, blocks·BLOCK, head_dim] of block ``tables`` [requests, blocks]."""
+        pages = self._pages[layer].index_select(0, tables.flatten())
+        tokens = pages.view(tables.shape[0], tables.shape[1] * BLOCK, pages.shape[2], pages.shape[3])
+        keys, values = tokens.transpose(1, 2).chunk(2, dim=1)
+        return keys, values
 
 
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     """Zeros whose memory is taken as it is written: numpy asks for zeroed pages, which torch on a CPU writes itself."""
-    if device.type == "cpu" and dtype == torch.float32:
-        return torch.from_numpy(numpy.zeros(shape, numpy.float32))
-    return torch.zeros(shape, dtype=dtype, device=device)
+    if device.type != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
+    return torch.from_numpy(numpy.zeros((*shape[:-1], shape[-1] * dtype.itemsize), numpy.uint8)).view(dtype)
 
 
 @dataclass(slots=True)
@@ -83,9 +79,12 @@ class BlockAllocator:
         """Blocks that can be had, kept ones included."""
         return len(self._free) + len(self._kept)
 
-    def match(self, tokens: Sequence[int]) -> Table:
-        """A table that begins with what is already computed of ``tokens``; the last token is always left to compute."""
-        table = Table()
+    def match(self, tokens: Sequence[int], *, kind: bytes = b"") -> Table:
+        """A table that begins with what is already computed of ``tokens``; the last token is always left to compute.
+
+        Only texts of the same ``kind`` share: with another adapter the same tokens have other keys and values.
+        """
+        table = Table(chain=kind)
         if not self._share:
             return table
         for end in range(BLOCK, len(tokens), BLOCK):

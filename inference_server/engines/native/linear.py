@@ -1,41 +1,99 @@
-"""Matrix products, each with its weight packed once for the hardware it runs on."""
+"""Matrix products, each with its weight packed once for the hardware it runs on, and what adapters add to them."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-Linear = Callable[[Tensor], Tensor]
-"""x [tokens, in] → [tokens, out], both in the engine's working dtype (float32 on CPU)."""
+Product = Callable[[Tensor], Tensor]
+"""x [tokens, in] → [tokens, out], both in the engine's dtype."""
+ROWS_PACKED_FOR = 16
+"""Tokens in a step that oneDNN lays the weights out for; other numbers work as well."""
+INT4_GROUP = 32
+"""Weights that share a scale and an offset, as in the Q4_1 format of GGUF."""
+INT4_ROWS = 4
+"""Up to so many tokens a step is bound by reading weights, and a quarter of the bytes is worth unpacking."""
 
 
-def packed_bf16(weight: Tensor, bias: Tensor | None) -> Linear:
-    """bfloat16 through oneDNN with the weight reordered: 1.3 to 2.5 times F.linear on a CPU with AVX512_BF16."""
-    packed = torch.ops.mkldnn._reorder_linear_weight(weight.bfloat16(), 16)
-    offset = None if bias is None else bias.bfloat16()
+@dataclass(frozen=True, slots=True)
+class LowRank:
+    """All adapters at one product, side by side: ``down`` is [in, ranks], ``up`` is [ranks, out], both float32."""
+
+    down: Tensor
+    up: Tensor
+    owners: Tensor
+    """[ranks]: which adapter each belongs to."""
+
+    def add(self, y: Tensor, x: Tensor, mix: Tensor) -> Tensor:
+        """y plus what the adapters of each token add; ``mix`` [tokens, adapters] weighs them."""
+        narrow = (x.float() @ self.down).mul_(mix.index_select(1, self.owners))
+        return torch.addmm(y.float(), narrow, self.up).to(y.dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """A product, with or without adapters."""
+
+    product: Product
+    adapters: LowRank | None = None
+
+    def __call__(self, x: Tensor, mix: Tensor | None) -> Tensor:
+        """x [tokens, in] → [tokens, out]; ``mix`` is None where no token has an adapter."""
+        y = self.product(x)
+        return y if mix is None or self.adapters is None else self.adapters.add(y, x, mix)
+
+
+def packed(weight: Tensor, bias: Tensor | None) -> Product:
+    """oneDNN with the weight reordered: 1.3 to 2.5 times F.linear."""
+    weights = torch.ops.mkldnn._reorder_linear_weight(weight, ROWS_PACKED_FOR)
     product = torch.ops.mkldnn._linear_pointwise
-    return lambda x: product(x.bfloat16(), packed, offset, "none", [], "").float()
+    return lambda x: product(x, weights, bias, "none", [], "")
 
 
-def packed_fp32(weight: Tensor, bias: Tensor | None) -> Linear:
-    """float32 through oneDNN, for a CPU without bfloat16 and for tests that compare digits."""
-    packed = torch.ops.mkldnn._reorder_linear_weight(weight.float(), 16)
-    offset = None if bias is None else bias.float()
-    product = torch.ops.mkldnn._linear_pointwise
-    return lambda x: product(x, packed, offset, "none", [], "")
+def packed_twice(weight: Tensor, bias: Tensor | None) -> Product:
+    """A second time in 4 bits, for steps of few tokens. Only for bfloat16 and whole groups; else as ``packed``."""
+    many = packed(weight, bias)
+    if weight.shape[1] % INT4_GROUP or weight.dtype != torch.bfloat16:
+        return many
+    integers, scales = int4(weight)
+    few = torch.ops.aten._weight_int4pack_mm_for_cpu
+    own = torch.ops.aten._convert_weight_to_int4pack_for_cpu(integers, 1)
+
+    def product(x: Tensor) -> Tensor:
+        if x.shape[0] > INT4_ROWS:
+            return many(x)
+        y: Tensor = few(x, own, INT4_GROUP, scales)
+        return y if bias is None else y.add_(bias)
+
+    return product
 
 
-def plain(weight: Tensor, bias: Tensor | None) -> Linear:
+def int4(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Integers 0 to 15 [out, in], and scale and middle of each group [groups, out, 2], rounding to the nearest.
+
+    The weight is about ``(integer - 8) · scale + middle``.
+    """
+    outputs, inputs = weight.shape
+    groups = weight.float().view(outputs, inputs // INT4_GROUP, INT4_GROUP)
+    least, most = groups.aminmax(dim=2)
+    scale = (most - least).clamp_min(1e-8) / 15
+    integers = ((groups - least[..., None]) / scale[..., None]).round_().clamp_(0, 15).to(torch.int32)
+    scales = torch.stack((scale, least + 8 * scale), dim=2).transpose(0, 1).contiguous().bfloat16()
+    return integers.view(outputs, inputs), scales
+
+
+def plain(weight: Tensor, bias: Tensor | None) -> Product:
     """The ordinary product, in the dtype and on the device of the weight."""
     return lambda x: functional.linear(x, weight, bias)
 
 
-def packing(dtype: torch.dtype, device: torch.device) -> Callable[[Tensor, Tensor | None], Linear]:
-    """The way to pack weights on this device."""
+def packing(device: torch.device, *, twice: bool) -> Callable[[Tensor, Tensor | None], Product]:
+    """The way to pack weights on this device; ``twice`` adds the copy in 4 bits."""
     if device.type != "cpu" or not torch.backends.mkldnn.is_available():
         return plain
-    return packed_bf16 if dtype == torch.bfloat16 else packed_fp32
+    return packed_twice if twice else packed
 
 
 def cpu_has_bf16() -> bool:

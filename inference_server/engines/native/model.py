@@ -1,32 +1,45 @@
-"""One forward pass over a mixed batch: prefill chunks and decodes share every matrix product."""
+"""One forward pass over a mixed batch: prompts and decoding requests share every matrix product."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from inference_server.engines.native.architecture import Architecture, Rope
+from inference_server.engines.native.architecture import Architecture
 from inference_server.engines.native.kv_cache import BLOCK, KVCache
+from inference_server.engines.native.rope import Turning, Turns
 from inference_server.engines.native.weights import Layer, Weights
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "silu": functional.silu,
+    "gelu_pytorch_tanh": partial(functional.gelu, approximate="tanh"),
+}
 
 
 @dataclass(frozen=True, slots=True)
-class Chunk:
-    """Tokens ``start`` to ``end`` of the batch are one request's prompt (or a part of it)."""
+class Group:
+    """Requests of a batch that attend in one call, padded to the longest of them."""
 
     start: int
     end: int
-    table: Tensor
-    """[1, blocks]"""
-    length: int
-    """Tokens of this request in the cache once the chunk is written."""
+    """Their tokens are ``start`` to ``end`` of the batch."""
+    positions: Tensor
+    """[requests, width] of their tokens, padded with 0."""
+    tables: Tensor
+    """[requests, blocks], padded with block 0."""
+    padded: Tensor | None = None
+    """[requests·width]: which of the group's tokens stands at each place; None if nothing is padded."""
+    real: Tensor | None = None
+    """[end - start]: at which place each token stands."""
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What one step computes. The first ``decodes`` tokens are one per decoding request; prefill chunks follow."""
+    """What one step computes, group after group."""
 
     tokens: Tensor
     """[tokens] ids."""
@@ -35,124 +48,92 @@ class Batch:
     slots: Tensor
     """[tokens] where their keys and values go in the cache."""
     rows: Tensor
-    """[requests] the tokens whose logits are wanted."""
-    decodes: int
-    tables: Tensor | None
-    """[decodes, blocks], padded with block 0."""
-    lengths: Tensor | None
-    """[decodes] tokens in the cache, this step's included."""
-    chunks: tuple[Chunk, ...]
+    """[sequences] the tokens whose logits are wanted."""
+    groups: tuple[Group, ...]
+    variants: Tensor | None = None
+    """[tokens] of the rotary embedding; None where all take the first."""
+    mix: Tensor | None = None
+    """[tokens, adapters] how strongly each counts; None where none does."""
 
 
 class Model:
     """The network with its cache. Runs under ``torch.inference_mode``."""
 
-    def __init__(self, architecture: Architecture, weights: Weights, cache: KVCache) -> None:
-        self._of, self._weights, self._cache = architecture, weights, cache
-        device = weights.norm.device
-        self._cos, self._sin = rope_tables(
-            architecture.rope, head_dim=architecture.head_dim, tokens=architecture.context
-        )
-        self._cos, self._sin = self._cos.to(device), self._sin.to(device)
-        self._working = weights.norm.dtype
+    def __init__(self, of: Architecture, weights: Weights, cache: KVCache) -> None:
+        self._of, self._weights, self._cache = of, weights, cache
+        device, self._dtype = weights.embedding.device, weights.embedding.dtype
+        heads = of.heads + 2 * of.kv_heads
+        ropes = {False: of.rope, True: of.window_rope or of.rope}
+        self._turning = {
+            windowed: Turning(ropes[windowed], heads=heads, still=of.kv_heads, head_dim=of.head_dim, device=device)
+            for windowed in {bool(window) and of.window_rope is not None for window in of.windows}
+        }
+        self._activation = ACTIVATIONS[of.activation]
+        self._embedding_scale = torch.tensor(of.hidden**0.5).to(self._dtype).item() if of.gemma else 1.0
+        self._by_hand = device.type == "cpu" and self._dtype == torch.float32
 
     def forward(self, batch: Batch) -> Tensor:
-        """Logits [requests, vocabulary] in float32; writes the keys and values of all tokens into the cache."""
-        hidden = functional.embedding(batch.tokens, self._weights.embedding).to(self._working)
-        cos, sin = self._cos[batch.positions][:, None], self._sin[batch.positions][:, None]
-        mask = self._decode_mask(batch)
+        """Logits [sequences, vocabulary]; writes the keys and values of all tokens into the cache."""
+        of, mix = self._of, batch.mix
+        hidden = functional.embedding(batch.tokens, self._weights.embedding)
+        if of.gemma:
+            hidden = hidden * self._embedding_scale
+        turns = {own: t.at(batch.positions, batch.variants, dtype=self._dtype) for own, t in self._turning.items()}
+        masks = {window: [self._mask(group, window) for group in batch.groups] for window in set(of.windows)}
         for index, layer in enumerate(self._weights.layers):
-            attended = self._attention(index, layer, self._norm(hidden, layer.input_norm), batch, cos, sin, mask)
-            hidden = hidden + layer.output(attended)
-            gate, up = layer.gate_up(self._norm(hidden, layer.post_norm)).chunk(2, dim=-1)
-            hidden = hidden + layer.down(functional.silu(gate) * up)
-        return self._weights.head(self._norm(hidden[batch.rows], self._weights.norm)).float()
-
-    def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
-        return functional.rms_norm(x, (x.shape[-1],), weight, self._of.norm_eps)
+            window = of.windows[index]
+            turn = turns[bool(window) and of.window_rope is not None]
+            attended = self._attention(index, layer, layer.input_norm(hidden), batch, turn, masks[window])
+            added = layer.output(attended, mix)
+            hidden += layer.output_norm(added) if layer.output_norm else added
+            gate, up = layer.gate_up(layer.mlp_norm(hidden), mix).chunk(2, dim=-1)
+            added = layer.down(self._activation(gate).mul_(up), mix)
+            hidden += layer.down_norm(added) if layer.down_norm else added
+        last = hidden.index_select(0, batch.rows)
+        return self._weights.head(self._weights.norm(last), None if mix is None else mix.index_select(0, batch.rows))
 
     def _attention(
-        self, index: int, layer: Layer, x: Tensor, batch: Batch, cos: Tensor, sin: Tensor, mask: Tensor | None
+        self, index: int, layer: Layer, x: Tensor, batch: Batch, turn: Turns, masks: list[Tensor | None]
     ) -> Tensor:
-        of, tokens = self._of, x.shape[0]
-        mixed = layer.qkv(x).view(tokens, of.heads + 2 * of.kv_heads, of.head_dim)
-        if layer.q_norm is not None and layer.k_norm is not None:
-            queries, keys, values = mixed.split((of.heads, of.kv_heads, of.kv_heads), dim=1)
-            turned = torch.cat((self._norm(queries, layer.q_norm), self._norm(keys, layer.k_norm)), dim=1)
-        else:
-            turned, values = mixed.split((of.heads + of.kv_heads, of.kv_heads), dim=1)
-        turned = rotate(turned, cos, sin)
-        queries, keys = turned.split((of.heads, of.kv_heads), dim=1)
-        self._cache.write(index, batch.slots, keys, values)
-        parts = [self._decode(index, queries[: batch.decodes], batch, mask)] if batch.decodes else []
-        parts += [self._prefill(index, queries[chunk.start : chunk.end], chunk) for chunk in batch.chunks]
+        of = self._of
+        heads = layer.qkv(x, batch.mix).view(x.shape[0], -1, of.head_dim)
+        if layer.q_norm and layer.k_norm:
+            queries, keys, values = heads.split((of.heads, of.kv_heads, of.kv_heads), dim=1)
+            heads = torch.cat((layer.q_norm(queries), layer.k_norm(keys), values), dim=1)
+        heads = turn.apply(heads)
+        self._cache.write(index, batch.slots, heads[:, of.heads :])
+        queries = heads[:, : of.heads]
+        parts = [self._attend(index, queries, group, mask) for group, mask in zip(batch.groups, masks, strict=True)]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    def _decode(self, index: int, queries: Tensor, batch: Batch, mask: Tensor | None) -> Tensor:
-        """One query a request against its whole cache; the heads of one KV head form one small query matrix (GQA)."""
-        of, requests = self._of, queries.shape[0]
-        keys, values = self._cache.gather(index, _present(batch.tables))
-        grouped = queries.view(requests, of.kv_heads, -1, of.head_dim).transpose(0, 1)
-        out = functional.scaled_dot_product_attention(grouped, keys, values, attn_mask=mask)
-        return out.transpose(0, 1).reshape(requests, -1)
+    def _attend(self, index: int, queries: Tensor, group: Group, mask: Tensor | None) -> Tensor:
+        """A group's queries against their caches; the heads that share keys form one small matrix (GQA)."""
+        of, (requests, width) = self._of, group.positions.shape
+        own = queries[group.start : group.end]
+        if group.padded is not None:
+            own = own.index_select(0, group.padded)
+        grouped = own.view(requests, width, of.kv_heads, -1, of.head_dim).permute(0, 2, 3, 1, 4)
+        keys, values = self._cache.gather(index, group.tables)
+        rows = grouped.reshape(requests, of.kv_heads, -1, of.head_dim)
+        attend = _by_hand if self._by_hand and width == 1 else functional.scaled_dot_product_attention
+        out = attend(rows, keys, values, attn_mask=mask, scale=of.scale)
+        out = out.view(requests, of.kv_heads, -1, width, of.head_dim).permute(0, 3, 1, 2, 4)
+        flat = out.reshape(requests * width, -1)
+        return flat if group.real is None else flat.index_select(0, group.real)
 
-    def _prefill(self, index: int, queries: Tensor, chunk: Chunk) -> Tensor:
-        """A chunk against everything of its request so far, causally."""
-        of, tokens = self._of, queries.shape[0]
-        keys, values = (part[:, :, : chunk.length] for part in self._cache.gather(index, chunk.table))
-        repeat = of.heads // of.kv_heads
-        keys, values = (part[:, 0].repeat_interleave(repeat, dim=0)[None] for part in (keys, values))
-        first = chunk.length == tokens
-        out = functional.scaled_dot_product_attention(
-            queries.transpose(0, 1)[None],
-            keys,
-            values,
-            attn_mask=None if first else _causal_tail(tokens, chunk.length, queries.device),
-            is_causal=first,
-        )
-        return out[0].transpose(0, 1).reshape(tokens, -1)
-
-    def _decode_mask(self, batch: Batch) -> Tensor | None:
-        """[1, decodes, 1, longest] additive: nothing past a request's own length."""
-        if batch.lengths is None or batch.tables is None:
-            return None
-        from_start = torch.arange(batch.tables.shape[1] * BLOCK, device=batch.lengths.device)
-        unseen = from_start[None] >= batch.lengths[:, None]
-        return torch.zeros(unseen.shape, dtype=self._working, device=unseen.device).masked_fill_(unseen, -math.inf)[
-            None, :, None
-        ]
+    def _mask(self, group: Group, window: int) -> Tensor:
+        """[requests, 1, queries, keys] additive: nothing after a query, and nothing further back than its window."""
+        of, (requests, width) = self._of, group.positions.shape
+        at, keys = group.positions[:, :, None], torch.arange(group.tables.shape[1] * BLOCK, device=group.tables.device)
+        unseen = keys > at
+        if window:
+            unseen |= keys <= at - window
+        mask = torch.zeros(unseen.shape, dtype=self._dtype, device=unseen.device).masked_fill_(unseen, -math.inf)
+        tall = mask[:, None, None].expand(requests, 1, of.heads // of.kv_heads, width, -1)
+        return tall.reshape(requests, 1, -1, unseen.shape[-1])
 
 
-def rope_tables(rope: Rope, *, head_dim: int, tokens: int) -> tuple[Tensor, Tensor]:
-    """Cosines and signed sines [tokens, head_dim] for the half-split layout, scaled as transformers does it."""
-    frequencies = 1.0 / rope.theta ** (torch.arange(0, head_dim, 2).double() / head_dim)
-    if rope.original_context:
-        frequencies = _llama3_scaled(frequencies, rope)
-    angles = torch.outer(torch.arange(tokens).double(), frequencies).float()
-    return torch.cat((angles.cos(), angles.cos()), dim=1), torch.cat((-angles.sin(), angles.sin()), dim=1)
-
-
-def _llama3_scaled(frequencies: Tensor, rope: Rope) -> Tensor:
-    """Long wavelengths are stretched by ``factor``, short ones kept, those between interpolated."""
-    wavelengths = 2 * math.pi / frequencies
-    smooth = (rope.original_context / wavelengths - rope.low_freq_factor) / (
-        rope.high_freq_factor - rope.low_freq_factor
-    )
-    smooth = smooth.clamp(0, 1)
-    return (1 - smooth) * frequencies / rope.factor + smooth * frequencies
-
-
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary embedding of x [tokens, heads, head_dim]; cos and sin are [tokens, 1, head_dim]."""
-    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
-
-
-def _causal_tail(tokens: int, length: int, device: torch.device) -> Tensor:
-    """[tokens, length] of bool: the last ``tokens`` rows of the causal triangle over ``length``."""
-    return torch.ones(tokens, length, dtype=torch.bool, device=device).tril(length - tokens)
-
-
-def _present(tables: Tensor | None) -> Tensor:
-    if tables is None:
-        raise ValueError("a batch with decodes has block tables")
-    return tables
+def _by_hand(queries: Tensor, keys: Tensor, values: Tensor, *, attn_mask: Tensor, scale: float) -> Tensor:
+    """Attention in three products: for one query a request in float32 a sixth of what torch's own takes on a CPU."""
+    scores = torch.matmul(queries * scale, keys.transpose(-1, -2)).add_(attn_mask)
+    return torch.matmul(scores.softmax(dim=-1), values)

@@ -1,90 +1,117 @@
 """Runs scheduled work: builds the batch, computes it, and chooses the next tokens."""
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
 from inference_server.engines.native.kv_cache import BLOCK, BlockAllocator
-from inference_server.engines.native.model import Batch, Chunk, Model
+from inference_server.engines.native.model import Batch, Group, Model
 from inference_server.engines.native.scheduler import Sequence, Work
+
+SHORT = 16
+"""Blocks up to which requests of different lengths attend together: padding costs less than another call."""
 
 
 class Runner:
-    """One step after the other over a model; knows no queue."""
+    """One step after the other over a model; knows no queue.
 
-    def __init__(self, model: Model, allocator: BlockAllocator, *, device: torch.device) -> None:
-        self._model, self._allocator, self._device = model, allocator, device
+    ``adapters`` [choices, adapters] says how strongly each adapter counts for a sequence's choice; row 0 is none.
+    """
+
+    def __init__(
+        self, model: Model, allocator: BlockAllocator, *, device: torch.device, adapters: Tensor | None = None
+    ) -> None:
+        self._model, self._allocator, self._device, self._adapters = model, allocator, device, adapters
 
     def run(self, work: list[Work]) -> list[tuple[Sequence, int]]:
-        """Computes ``work`` (decodes first) and answers each sequence that got a new token, with that token."""
+        """Computes ``work`` and answers each sequence that got a new token, with that token."""
+        groups = _grouped(work)
         with torch.inference_mode():
-            logits = self._model.forward(self._batch(work))
-            chosen = self._choose([w.sequence for w in work if w.last], logits)
+            logits = self._model.forward(self._batch(groups))
+            chosen = self._choose([w.sequence for group in groups for w in group if w.last], logits)
         for w in work:
             w.sequence.table.computed += w.tokens
             self._allocator.register(w.sequence.table, w.sequence.tokens)
         for sequence, token in chosen:
-            sequence.output.append(token)
+            sequence.tokens.append(token)
         return chosen
 
     def _choose(self, sequences: list[Sequence], logits: Tensor) -> list[tuple[Sequence, int]]:
         """Plain greedy rows in one argmax; the rest one by one."""
-        greedy: list[int] = logits.argmax(dim=-1).tolist()
-        rows = logits.cpu() if logits.is_cuda else logits
+        likeliest: list[int] = logits.argmax(dim=-1).tolist()
+        if all(sequence.chooser.plain for sequence in sequences):
+            return list(zip(sequences, likeliest, strict=True))
+        rows = logits.float().cpu()
         return [
-            (
-                sequence,
-                greedy[row]
-                if sequence.chooser.plain
-                else sequence.chooser.choose(rows[row], prompt=sequence.prompt, output=sequence.output),
-            )
-            for row, sequence in enumerate(sequences)
+            (s, token if s.chooser.plain else s.chooser.choose(row, prompt=s.prompt, output=s.output))
+            for s, token, row in zip(sequences, likeliest, rows, strict=True)
         ]
 
-    def _batch(self, work: list[Work]) -> Batch:
-        decodes = [w for w in work if w.tokens == 1 and w.sequence.table.computed]
-        prompts = [w for w in work if w not in decodes]
-        tokens: list[int] = []
-        positions: list[int] = []
-        slots: list[int] = []
-        rows: list[int] = []
-        chunks: list[Chunk] = []
-        for w in (*decodes, *prompts):
-            first, table = w.sequence.table.computed, w.sequence.table.blocks
-            span = range(first, first + w.tokens)
-            start = len(tokens)
-            tokens += w.sequence.tokens[first : first + w.tokens] if w.tokens > 1 else [_at(w.sequence, first)]
-            positions += span
-            slots += [table[p // BLOCK] * BLOCK + p % BLOCK for p in span]
-            if w.last:
-                rows.append(len(tokens) - 1)
-            if w in prompts:
-                used = table[: -(-span.stop // BLOCK)]
-                chunks.append(Chunk(start, len(tokens), self._tensor([used]), span.stop))
+    def _batch(self, groups: list[list[Work]]) -> Batch:
+        work = [w for group in groups for w in group]
+        spans = [range(w.sequence.table.computed, w.sequence.table.computed + w.tokens) for w in work]
+        tables = [w.sequence.table.blocks for w in work]
+        last = torch.tensor([w.tokens for w in work]).cumsum(0).sub_(1).tolist()
         return Batch(
-            tokens=self._tensor(tokens),
-            positions=self._tensor(positions),
-            slots=self._tensor(slots),
-            rows=self._tensor(rows),
-            decodes=len(decodes),
-            tables=self._tables(decodes) if decodes else None,
-            lengths=self._tensor([w.sequence.table.computed + 1 for w in decodes]) if decodes else None,
-            chunks=tuple(chunks),
+            tokens=self._tensor(
+                t for w, s in zip(work, spans, strict=True) for t in w.sequence.tokens[s.start : s.stop]
+            ),
+            positions=self._tensor(position for span in spans for position in span),
+            slots=self._tensor(
+                b[p // BLOCK] * BLOCK + p % BLOCK for b, s in zip(tables, spans, strict=True) for p in s
+            ),
+            rows=self._tensor(row for w, row in zip(work, last, strict=True) if w.last),
+            groups=tuple(self._groups(groups)),
+            variants=self._each(work, [w.sequence.rope_variant for w in work]),
+            mix=self._mix(work),
         )
 
-    def _tables(self, decodes: list[Work]) -> Tensor:
-        """Block tables side by side, padded to the longest; the mask hides the padding."""
-        used = [w.sequence.table.blocks[: -(-(w.sequence.table.computed + 1) // BLOCK)] for w in decodes]
-        longest = max(len(blocks) for blocks in used)
-        return self._tensor([blocks + [0] * (longest - len(blocks)) for blocks in used])
+    def _groups(self, groups: list[list[Work]]) -> Iterable[Group]:
+        start = 0
+        for group in groups:
+            lengths = [w.tokens for w in group]
+            firsts = [w.sequence.table.computed for w in group]
+            width, end = max(lengths), start + sum(lengths)
+            blocks = -(-max(f + n for f, n in zip(firsts, lengths, strict=True)) // BLOCK)
+            positions = [[*range(f, f + n), *[0] * (width - n)] for f, n in zip(firsts, lengths, strict=True)]
+            tables = [w.sequence.table.blocks[:blocks] for w in group]
+            padded = real = None
+            if min(lengths) < width:
+                before = [sum(lengths[:number]) for number in range(len(group))]
+                padded = self._tensor(
+                    b + min(at, n - 1) for b, n in zip(before, lengths, strict=True) for at in range(width)
+                )
+                real = self._tensor(number * width + at for number, n in enumerate(lengths) for at in range(n))
+            yield Group(
+                start=start,
+                end=end,
+                positions=torch.tensor(positions, device=self._device),
+                tables=torch.tensor([t + [0] * (blocks - len(t)) for t in tables], device=self._device),
+                padded=padded,
+                real=real,
+            )
+            start = end
 
-    def _tensor(self, values: list[int] | list[list[int]]) -> Tensor:
-        return torch.tensor(values, dtype=torch.long, device=self._device)
+    def _mix(self, work: list[Work]) -> Tensor | None:
+        rows = self._each(work, [w.sequence.adapter for w in work])
+        return None if rows is None or self._adapters is None else self._adapters.index_select(0, rows)
+
+    def _each(self, work: list[Work], values: list[int]) -> Tensor | None:
+        """One value of each sequence for each of its tokens; None if all are 0."""
+        if not any(values):
+            return None
+        return self._tensor(value for w, value in zip(work, values, strict=True) for _ in range(w.tokens))
+
+    def _tensor(self, values: Iterable[int]) -> Tensor:
+        return torch.tensor(list(values), dtype=torch.long, device=self._device)
 
 
-def _at(sequence: Sequence, position: int) -> int:
-    """The token at ``position``, without joining prompt and output."""
-    return (
-        sequence.prompt[position]
-        if position < len(sequence.prompt)
-        else sequence.output[position - len(sequence.prompt)]
-    )
+def _grouped(work: list[Work]) -> list[list[Work]]:
+    """Works of about the same number of tokens, now and before, decodes first."""
+    groups: dict[tuple[int, int], list[Work]] = {}
+    for w in work:
+        blocks = -(-(w.sequence.table.computed + w.tokens) // BLOCK)
+        size = (w.tokens - 1).bit_length(), (max(blocks, SHORT) - 1).bit_length()
+        groups.setdefault(size, []).append(w)
+    return [groups[size] for size in sorted(groups)]

@@ -11,6 +11,9 @@ from inference_server.engines.engine import TokenLogprob
 from inference_server.engines.grammar import Grammar
 from inference_server.engines.logits import punish, told
 
+LIKELIEST = 256
+"""Tokens among which a cut-off by probability usually falls: choosing so many costs a tenth of sorting all."""
+
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
@@ -110,10 +113,33 @@ def _bend(logits: Tensor, sampling: Sampling, *, prompt: Sequence[int], output: 
 
 
 def _kept(logits: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
-    """Probabilities and tokens that are left after top-k, typical-p, top-p and min-p, most likely first."""
-    k = min(sampling.top_k, logits.shape[0]) if sampling.top_k > 0 else logits.shape[0]
-    values, tokens = logits.topk(k) if k < logits.shape[0] else logits.sort(descending=True)
-    probabilities = values.softmax(dim=0)
+    """Probabilities and tokens that are left after top-k, typical-p, top-p and min-p, most likely first.
+
+    Without cut-offs all, in their order; with those by probability the likeliest few first, and all if they do not do.
+    """
+    size = logits.shape[0]
+    if 0 < sampling.top_k < size:
+        values, tokens = logits.topk(sampling.top_k)
+        return _cut(values, tokens, sampling)[:2]
+    if sampling.typical_p == sampling.top_p == 1.0 and sampling.min_p == 0.0:
+        return logits.softmax(dim=0), torch.arange(size)
+    if sampling.typical_p == 1.0 and size > LIKELIEST:
+        values, tokens = logits.topk(LIKELIEST)
+        probabilities, tokens, all_kept = _cut(values, tokens, sampling, total=logits.logsumexp(dim=0))
+        if not all_kept:
+            return probabilities, tokens
+    values, tokens = logits.sort(descending=True)
+    return _cut(values, tokens, sampling)[:2]
+
+
+def _cut(
+    values: Tensor, tokens: Tensor, sampling: Sampling, *, total: Tensor | None = None
+) -> tuple[Tensor, Tensor, bool]:
+    """Probabilities with those cut off at 0, their tokens, and whether none was.
+
+    ``values`` are sorted; ``total`` is the logarithm of what they sum to with those that are not here.
+    """
+    probabilities = (values - (values.logsumexp(dim=0) if total is None else total)).exp()
     keep = torch.ones_like(probabilities, dtype=torch.bool)
     if sampling.typical_p < 1.0:
         keep &= _typical(probabilities, sampling.typical_p)
@@ -122,7 +148,7 @@ def _kept(logits: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
     if sampling.min_p > 0.0:
         keep &= probabilities >= sampling.min_p * probabilities[0]
     keep[0] |= ~keep.any()
-    return probabilities * keep, tokens
+    return probabilities * keep, tokens, bool(keep[-1])
 
 
 def _typical(probabilities: Tensor, mass: float) -> Tensor:

@@ -15,28 +15,45 @@ from inference_server.engines.native.sampler import Chooser
 class Sequence:
     """One request on its way: its tokens, its blocks, how its tokens are chosen."""
 
-    prompt: list[int]
+    tokens: list[int]
+    """The prompt, and then what came."""
     limit: int
     """New tokens at most."""
     chooser: Chooser
-    output: list[int] = field(default_factory=list)
+    adapter: int = 0
+    """Its row in the table of adapters; 0 is none."""
+    rope_variant: int = 0
     table: Table = field(default_factory=Table)
     cancelled: bool = False
+    prompt_length: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.prompt_length = len(self.tokens)
 
     @property
-    def tokens(self) -> list[int]:
-        """All tokens known so far."""
-        return self.prompt + self.output
+    def kind(self) -> bytes:
+        """What keys and values depend on beside the tokens; nothing for most."""
+        return bytes((self.adapter, self.rope_variant)) if self.adapter or self.rope_variant else b""
 
     @property
-    def length(self) -> int:
-        """How many those are."""
-        return len(self.prompt) + len(self.output)
+    def prompt(self) -> list[int]:
+        """What was asked."""
+        return self.tokens[: self.prompt_length]
+
+    @property
+    def output(self) -> list[int]:
+        """What came so far."""
+        return self.tokens[self.prompt_length :]
+
+    @property
+    def full(self) -> bool:
+        """Whether it has as many new tokens as it may."""
+        return len(self.tokens) - self.prompt_length >= self.limit
 
     @property
     def uncomputed(self) -> int:
         """Tokens whose keys and values are not in the cache; 1 while decoding."""
-        return self.length - self.table.computed
+        return len(self.tokens) - self.table.computed
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +112,7 @@ class Scheduler:
         work: list[Work] = []
         while self.waiting and budget > 0 and len(self.running) < self.most_running:
             sequence = self.waiting[0]
-            sequence.table = self.allocator.match(sequence.tokens)
+            sequence.table = self.allocator.match(sequence.tokens, kind=sequence.kind)
             tokens = min(sequence.uncomputed, budget)
             try:
                 self.allocator.grow(sequence.table, sequence.table.computed + tokens)

@@ -3,17 +3,21 @@
 import logging
 import time
 from collections.abc import Callable
+from collections.abc import Sequence as Sequence_
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from transformers import AutoTokenizer, GenerationConfig
 
+from inference_server.engines.adapters import COMBINED, Found
 from inference_server.engines.engine import ServedModel
 from inference_server.engines.native import architecture, linear, memory, weights
 from inference_server.engines.native.architecture import Architecture
 from inference_server.engines.native.kv_cache import BLOCK, BlockAllocator, KVCache
 from inference_server.engines.native.model import Model
 from inference_server.engines.native.runner import Runner
+from inference_server.engines.native.sampler import Chooser
 from inference_server.engines.native.scheduler import Scheduler, Sequence
 from inference_server.engines.transformers_model import HuggingFaceTokenizer, chat_template, threads
 from inference_server.schemas import GenerateKwargs
@@ -35,7 +39,17 @@ class NativeModel:
 
     def __init__(self, of: Architecture, runner: Runner, scheduler: Scheduler, served: ServedModel) -> None:
         self.ends, self.served = of.eos, served
-        self._runner, self._scheduler = runner, scheduler
+        self._rope, self._runner, self._scheduler = of.rope, runner, scheduler
+
+    def sequence(self, prompt: Sequence_[int], limit: int, chooser: Chooser, *, adapter: str | None = None) -> Sequence:
+        """A request of this model: ``limit`` new tokens at most, answered with one of its adapters if named."""
+        return Sequence(
+            list(prompt),
+            limit,
+            chooser,
+            adapter=self.served.adapters.index(adapter) + 1 if adapter else 0,
+            rope_variant=self._rope.variant(len(prompt) + limit),
+        )
 
     @classmethod
     def load(cls, settings: Settings, *, say: Callable[[str], None]) -> "NativeModel":
@@ -50,20 +64,30 @@ class NativeModel:
         device = torch.device("cuda" if torch.cuda.is_available() and settings.device_map != "cpu" else "cpu")
         dtype = _dtype(settings, device)
         say("packing the weights")
-        packed = weights.load(directory, of, dtype=dtype, device=device)
-        stored = torch.float32 if device.type == "cpu" else dtype
-        blocks = _blocks(of, stored, device)
+        strengths = dict(settings.adapter_strength)
+        adapters = Found(Path(settings.adapters_dir), sizes=weights.sizes(of), strengths=strengths)
+        packed = weights.load(
+            directory,
+            of,
+            dtype=dtype,
+            device=device,
+            adapters=list(adapters.layers.values()),
+            int4=settings.int4_small_batches,
+            progress=lambda share: say(f"packing the weights, {share:.0%}"),
+        )
+        blocks = _blocks(of, dtype, device)
         context = min(of.context, blocks * BLOCK)
         if context < of.context:
             log.warning("memory is there for a context of %d tokens, not for the model's %d", context, of.context)
         cache = KVCache(
-            layers=of.layers, kv_heads=of.kv_heads, head_dim=of.head_dim, blocks=blocks, dtype=stored, device=device
+            layers=of.layers, kv_heads=of.kv_heads, head_dim=of.head_dim, blocks=blocks, dtype=dtype, device=device
         )
         allocator = BlockAllocator(blocks)
-        runner = Runner(Model(of, packed, cache), allocator, device=device)
+        mix = _mix(adapters).to(device) if adapters.names else None
+        runner = Runner(Model(of, packed, cache), allocator, device=device, adapters=mix)
         scheduler = Scheduler(allocator, token_budget=STEP_TOKENS, most_running=MOST_RUNNING)
         log.info("%s packed on %s as %s in %.1f s", directory, device, dtype, time.monotonic() - began)
-        return cls(of, runner, scheduler, _served(settings, directory, tokenizer, of, context=context))
+        return cls(of, runner, scheduler, _served(settings, directory, tokenizer, of, adapters, context=context))
 
     def add(self, sequence: Sequence) -> None:
         """Takes a request in."""
@@ -98,7 +122,18 @@ def _blocks(of: Architecture, stored: torch.dtype, device: torch.device) -> int:
     return max(1, min(-(-max(of.context, CACHED_TOKENS) // BLOCK), fitting))
 
 
-def _served(settings: Settings, directory: Path, tokenizer: object, of: Architecture, *, context: int) -> ServedModel:
+def _mix(adapters: Found) -> Tensor:
+    """[names + 1, adapters]: how strongly each adapter counts for nobody, for each alone, and for the mix."""
+    names = list(adapters.layers)
+    rows = [[0.0] * len(names), *([float(own == other) for other in names] for own in names)]
+    if COMBINED in adapters.names:
+        rows.append([adapters.strengths.get(name, 0.0) for name in names])
+    return torch.tensor(rows)
+
+
+def _served(
+    settings: Settings, directory: Path, tokenizer: object, of: Architecture, adapters: Found, *, context: int
+) -> ServedModel:
     known = GenerationConfig.from_pretrained(directory) if (directory / "generation_config.json").exists() else None
     options = GenerateKwargs.model_fields
     return ServedModel(
@@ -106,4 +141,7 @@ def _served(settings: Settings, directory: Path, tokenizer: object, of: Architec
         tokenizer=HuggingFaceTokenizer(tokenizer, vocabulary_size=of.vocabulary),
         context_length=context,
         defaults={key: value for key in options if (value := getattr(known, key, None)) is not None},
+        adapters=adapters.names,
+        default_adapter=adapters.default,
+        refused_adapters=adapters.refused,
     )

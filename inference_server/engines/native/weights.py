@@ -1,7 +1,7 @@
 """A checkpoint's safetensors as packed layers; q, k, v and gate, up are fused into one product each."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,101 +9,173 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 from torch import Tensor
+from torch.nn import functional
 
+from inference_server.engines.adapters import Layers
 from inference_server.engines.native.architecture import Architecture, Unsupported
-from inference_server.engines.native.linear import Linear, packing
+from inference_server.engines.native.linear import Linear, LowRank, packing
+
+Norm = Callable[[Tensor], Tensor]
+"""x [..., size] → the same, normalised over the last dimension."""
 
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One decoder layer. Norms are [hidden] (or [head_dim]) in the working dtype."""
+    """One decoder layer."""
 
-    input_norm: Tensor
+    input_norm: Norm
     qkv: Linear
-    q_norm: Tensor | None
-    k_norm: Tensor | None
+    q_norm: Norm | None
+    k_norm: Norm | None
     output: Linear
-    post_norm: Tensor
+    output_norm: Norm | None
+    mlp_norm: Norm
     gate_up: Linear
     down: Linear
+    down_norm: Norm | None
 
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """The network, ready to run. ``embedding`` is [vocabulary, hidden] in the checkpoint's dtype."""
+    """The network, ready to run. ``embedding`` is [vocabulary, hidden]."""
 
     embedding: Tensor
     layers: tuple[Layer, ...]
-    norm: Tensor
+    norm: Norm
     head: Linear
+
+
+Part = tuple[str, int]
+"""The name of a linear module in the checkpoint, and its outputs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Modules:
+    """The linear modules of a layer: each product with the parts it is fused of."""
+
+    qkv: tuple[Part, ...]
+    output: tuple[Part, ...]
+    gate_up: tuple[Part, ...]
+    down: tuple[Part, ...]
+
+
+def modules(of: Architecture, layer: int) -> Modules:
+    """As the family's checkpoints name them."""
+    attention, mlp = f"model.layers.{layer}.self_attn", f"model.layers.{layer}.mlp"
+    queries, keys = of.heads * of.head_dim, of.kv_heads * of.head_dim
+    output, down = ((f"{attention}.o_proj", of.hidden),), ((f"{mlp}.down_proj", of.hidden),)
+    if of.family == "phi3":
+        qkv, gate_up = (f"{attention}.qkv_proj", queries + 2 * keys), (f"{mlp}.gate_up_proj", 2 * of.intermediate)
+        return Modules((qkv,), output, (gate_up,), down)
+    sizes = {"q_proj": queries, "k_proj": keys, "v_proj": keys}
+    return Modules(
+        qkv=tuple((f"{attention}.{name}", size) for name, size in sizes.items()),
+        output=output,
+        gate_up=tuple((f"{mlp}.{name}", of.intermediate) for name in ("gate_proj", "up_proj")),
+        down=down,
+    )
+
+
+def sizes(of: Architecture) -> dict[str, tuple[int, int]]:
+    """Every linear module that an adapter may be for, with its inputs and outputs."""
+    found = {"lm_head": (of.hidden, of.vocabulary)}
+    for layer in range(of.layers):
+        own = modules(of, layer)
+        found |= {name: (of.hidden, outputs) for name, outputs in (*own.qkv, *own.gate_up)}
+        found |= {name: (of.heads * of.head_dim, outputs) for name, outputs in own.output}
+        found |= {name: (of.intermediate, outputs) for name, outputs in own.down}
+    return found
 
 
 def load(
     directory: Path,
-    architecture: Architecture,
+    of: Architecture,
     *,
     dtype: torch.dtype,
     device: torch.device,
+    adapters: Sequence[Layers] = (),
+    int4: bool = False,
     progress: Callable[[float], None] = lambda _: None,
 ) -> Weights:
     """Reads ``*.safetensors`` and packs. ``progress`` gets the share of layers done, 0 to 1.
 
     Raises OSError if there are no safetensors, Unsupported if a tensor is missing.
     """
-    pack = packing(dtype, device)
-    working = torch.float32 if device.type == "cpu" else dtype
-    with _tensors(directory) as read:
+    pack, pack_head = packing(device, twice=int4), packing(device, twice=False)
+    with _tensors(directory) as (names, read):
 
-        def vector(name: str) -> Tensor:
-            return read(name).to(device, working)
+        def linear(*parts: Part) -> Linear:
+            weight = torch.cat([read(f"{name}.weight") for name, _ in parts]).to(device, dtype)
+            biased = f"{parts[0][0]}.bias" in names
+            bias = torch.cat([read(f"{name}.bias") for name, _ in parts]).to(device, dtype) if biased else None
+            return Linear(pack(weight, bias), side_by_side(adapters, parts, device=device))
 
-        def linear(weight: Tensor, bias: Tensor | None = None) -> Linear:
-            return pack(weight.to(device, dtype), None if bias is None else bias.to(device, dtype))
+        def norm(name: str) -> Norm:
+            return _norm(read(f"{name}.weight").to(device), of, dtype=dtype)
 
         def layer(index: int) -> Layer:
-            at = f"model.layers.{index}."
-            progress(index / architecture.layers)
+            progress(index / of.layers)
+            at, own, gemma = f"model.layers.{index}", modules(of, index), of.gemma
             return Layer(
-                input_norm=vector(f"{at}input_layernorm.weight"),
-                qkv=linear(*_qkv(at, architecture, read)),
-                q_norm=vector(f"{at}self_attn.q_norm.weight") if architecture.qk_norm else None,
-                k_norm=vector(f"{at}self_attn.k_norm.weight") if architecture.qk_norm else None,
-                output=linear(read(f"{at}self_attn.o_proj.weight")),
-                post_norm=vector(f"{at}post_attention_layernorm.weight"),
-                gate_up=linear(_gate_up(at, architecture, read)),
-                down=linear(read(f"{at}mlp.down_proj.weight")),
+                input_norm=norm(f"{at}.input_layernorm"),
+                qkv=linear(*own.qkv),
+                q_norm=norm(f"{at}.self_attn.q_norm") if of.qk_norm else None,
+                k_norm=norm(f"{at}.self_attn.k_norm") if of.qk_norm else None,
+                output=linear(*own.output),
+                output_norm=norm(f"{at}.post_attention_layernorm") if gemma else None,
+                mlp_norm=norm(f"{at}.pre_feedforward_layernorm" if gemma else f"{at}.post_attention_layernorm"),
+                gate_up=linear(*own.gate_up),
+                down=linear(*own.down),
+                down_norm=norm(f"{at}.post_feedforward_layernorm") if gemma else None,
             )
 
         embedding = read("model.embed_tokens.weight").to(device, dtype)
+        head = embedding if of.tied else read("lm_head.weight").to(device, dtype)
+        added = side_by_side(adapters, [("lm_head", of.vocabulary)], device=device)
         return Weights(
             embedding=embedding,
-            layers=tuple(layer(index) for index in range(architecture.layers)),
-            norm=vector("model.norm.weight"),
-            head=linear(embedding if architecture.tied else read("lm_head.weight")),
+            layers=tuple(layer(index) for index in range(of.layers)),
+            norm=norm("model.norm"),
+            head=Linear(pack_head(head, None), added),
         )
+
+
+def side_by_side(adapters: Sequence[Layers], parts: Sequence[Part], *, device: torch.device) -> LowRank | None:
+    """What all adapters add to a fused product; None if they add nothing."""
+    downs: list[Tensor] = []
+    ups: list[Tensor] = []
+    owners: list[int] = []
+    outputs, before = sum(size for _, size in parts), 0
+    for name, size in parts:
+        for number, layers in enumerate(adapters):
+            if name in layers:
+                own = layers[name]
+                downs.append(own.down)
+                ups.append(functional.pad(own.up, (0, 0, before, outputs - before - size)))
+                owners += [number] * own.down.shape[0]
+        before += size
+    if not owners:
+        return None
+    down, up = torch.cat(downs).T.contiguous(), torch.cat(ups, dim=1).T.contiguous()
+    return LowRank(down.to(device), up.to(device), torch.tensor(owners, device=device))
+
+
+def _norm(weight: Tensor, of: Architecture, *, dtype: torch.dtype) -> Norm:
+    """Rounded where the family's own code rounds: Gemma's after the weight, all others' before and after it."""
+    size, eps = (weight.shape[0],), of.norm_eps
+    if of.gemma:
+        gain = 1.0 + weight.float()
+        return lambda x: functional.rms_norm(x.float(), size, gain, eps).to(dtype)
+    own = weight.to(dtype)
+    return lambda x: functional.rms_norm(x, size, None, eps).mul_(own)
 
 
 Read = Callable[[str], Tensor]
 
 
-def _qkv(at: str, architecture: Architecture, read: Read) -> tuple[Tensor, Tensor | None]:
-    """Weight [(heads + 2·kv_heads)·head_dim, hidden] and, for Qwen 2, the bias."""
-    if architecture.family == "phi3":
-        return read(f"{at}self_attn.qkv_proj.weight"), None
-    names = [f"{at}self_attn.{part}_proj" for part in "qkv"]
-    weight = torch.cat([read(f"{name}.weight") for name in names])
-    return weight, torch.cat([read(f"{name}.bias") for name in names]) if architecture.family == "qwen2" else None
-
-
-def _gate_up(at: str, architecture: Architecture, read: Read) -> Tensor:
-    if architecture.family == "phi3":
-        return read(f"{at}mlp.gate_up_proj.weight")
-    return torch.cat([read(f"{at}mlp.gate_proj.weight"), read(f"{at}mlp.up_proj.weight")])
-
-
 @contextmanager
-def _tensors(directory: Path) -> Iterator[Read]:
-    """Reads tensors by name from however many shards there are; nothing is read twice."""
+def _tensors(directory: Path) -> Iterator[tuple[Mapping[str, Path], Read]]:
+    """The names of all tensors, and how to read one, from however many shards there are; nothing is read twice."""
     places = _places(directory)
     opened = {shard: safe_open(shard, framework="pt") for shard in set(places.values())}
 
@@ -113,7 +185,7 @@ def _tensors(directory: Path) -> Iterator[Read]:
         tensor: Tensor = opened[places[name]].get_tensor(name)  # type: ignore[no-untyped-call]
         return tensor
 
-    yield read
+    yield places, read
 
 
 def _places(directory: Path) -> Mapping[str, Path]:

@@ -1,0 +1,75 @@
+"""What rounding costs: SmolLM2 in bfloat16 and in 4 bits beside float32, and its texts beside transformers'."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from inference_server.engines.native import linear
+from tests.support.native import Parts
+
+pytestmark = pytest.mark.server
+
+TEXT = """\
+The city of Lisbon lies where the river Tagus meets the Atlantic Ocean. People have lived there for more than three
+thousand years, and in the fifteenth century ships left its harbour for Africa, India and Brazil. In 1755 an
+earthquake, a flood and a fire destroyed most of it within a day. The king's minister had it built again with wide
+streets and with houses that could withstand another one. Today about half a million people live there, and visitors
+come for its light, its music and its food. The old yellow trams still climb the hills, and from the top one can see
+both bridges."""
+
+
+def tokens_of(directory: Path, text: str) -> list[int]:
+    ids: list[int] = AutoTokenizer.from_pretrained(directory)(text)["input_ids"]
+    return ids
+
+
+def perplexity(logits: torch.Tensor, tokens: list[int]) -> float:
+    own = logits[:-1].log_softmax(dim=-1)[torch.arange(len(tokens) - 1), torch.tensor(tokens[1:])]
+    return float(own.mean().neg().exp())
+
+
+@pytest.fixture(scope="module")
+def in_float32(smollm2: Path) -> tuple[list[int], torch.Tensor]:
+    """The tokens of TEXT, and transformers' logits for them."""
+    tokens = tokens_of(smollm2, TEXT)
+    with torch.no_grad():
+        return tokens, AutoModelForCausalLM.from_pretrained(smollm2, dtype=torch.float32)(
+            torch.tensor([tokens])
+        ).logits[0]
+
+
+@pytest.mark.parametrize(
+    ("int4", "agreement", "loss"), [(False, 0.97, 0.01), (True, 0.95, 0.02)], ids=["bfloat16", "4 bits"]
+)
+def test_rounding_changes_few_choices_and_no_quality(
+    smollm2: Path, in_float32: tuple[list[int], torch.Tensor], int4: bool, agreement: float, loss: float
+) -> None:
+    """The bounds are those of docs/reference/performance.md; in 4 bits so few tokens at a time that they are used."""
+    tokens, wanted = in_float32
+    found = Parts.of_directory(smollm2, dtype=torch.bfloat16, int4=int4).logits(tokens, chunk=linear.INT4_ROWS)
+    same = (found.argmax(dim=-1) == wanted.argmax(dim=-1)).float().mean()
+    worse = perplexity(found, tokens) / perplexity(wanted, tokens) - 1
+    assert float(same) >= agreement
+    assert abs(worse) <= loss
+
+
+def test_four_bits_are_the_nearest_of_sixteen_steps_between_a_groups_least_and_most() -> None:
+    torch.manual_seed(3)
+    weight = torch.randn(6, 64).bfloat16()
+    integers, scales = linear.int4(weight)
+    scale, middle = scales.float().transpose(0, 1).repeat_interleave(linear.INT4_GROUP, dim=1).unbind(-1)
+    error = ((integers - 8) * scale + middle - weight.float()).abs()
+    assert set(integers.unique().tolist()) <= set(range(16))
+    assert (error <= scale * 0.6 + 0.02).all()
+
+
+def test_few_tokens_take_the_four_bits_and_many_do_not() -> None:
+    torch.manual_seed(3)
+    weight, bias = torch.randn(32, 64).bfloat16(), torch.randn(32).bfloat16()
+    own, exact = linear.packed_twice(weight, bias), linear.packed(weight, bias)
+    few, many = torch.randn(linear.INT4_ROWS, 64).bfloat16(), torch.randn(linear.INT4_ROWS + 1, 64).bfloat16()
+    assert torch.equal(own(many), exact(many))
+    assert not torch.equal(own(few), exact(few))
+    torch.testing.assert_close(own(few), exact(few), atol=2.0, rtol=0.0)

@@ -1,0 +1,79 @@
+"""The native engine without its thread: schedule and run until every prompt is answered."""
+
+from collections.abc import Sequence as Prompt
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from inference_server.engines.native import architecture, weights
+from inference_server.engines.native.kv_cache import BLOCK, BlockAllocator, KVCache
+from inference_server.engines.native.model import Batch, Group, Model
+from inference_server.engines.native.runner import Runner
+from inference_server.engines.native.sampler import Chooser, Sampling
+from inference_server.engines.native.scheduler import Scheduler, Sequence
+
+CPU = torch.device("cpu")
+GREEDY = Sampling(temperature=0.0)
+
+
+@dataclass
+class Parts:
+    """A model in memory with its scheduler, in steps of ``budget`` tokens at most."""
+
+    of: architecture.Architecture
+    model: Model
+    runner: Runner
+    scheduler: Scheduler
+
+    @classmethod
+    def of_directory(
+        cls,
+        directory: Path,
+        *,
+        blocks: int = 64,
+        budget: int = 512,
+        dtype: torch.dtype = torch.float32,
+        int4: bool = False,
+    ) -> "Parts":
+        """Loads it."""
+        of = architecture.read(directory)
+        packed = weights.load(directory, of, dtype=dtype, device=CPU, int4=int4)
+        sizes = {"layers": of.layers, "kv_heads": of.kv_heads, "head_dim": of.head_dim}
+        cache, allocator = KVCache(**sizes, blocks=blocks, dtype=dtype, device=CPU), BlockAllocator(blocks)
+        model = Model(of, packed, cache)
+        scheduler = Scheduler(allocator, token_budget=budget, most_running=8)
+        return cls(of, model, Runner(model, allocator, device=CPU), scheduler)
+
+    def generated(self, prompts: Prompt[Prompt[int]], *, new: int) -> list[list[int]]:
+        """The greedy continuations, all prompts at once."""
+        sequences = [
+            Sequence(list(prompt), new, Chooser(GREEDY), rope_variant=self.of.rope.variant(len(prompt) + new))
+            for prompt in prompts
+        ]
+        for sequence in sequences:
+            self.scheduler.add(sequence)
+        while work := self.scheduler.schedule():
+            for sequence, _ in self.runner.run(work):
+                if sequence.full:
+                    self.scheduler.finish(sequence)
+        return [sequence.output for sequence in sequences]
+
+    def logits(self, tokens: Prompt[int], *, chunk: int | None = None) -> torch.Tensor:
+        """Of every token [tokens, vocabulary], computed ``chunk`` tokens at a time."""
+        parts, variant = [], self.of.rope.variant(len(tokens))
+        for start in range(0, len(tokens), chunk or len(tokens)):
+            end = min(len(tokens), start + (chunk or len(tokens)))
+            places = torch.arange(start, end)
+            group = Group(start=0, end=end - start, positions=places[None], tables=torch.arange(-(-end // BLOCK))[None])
+            batch = Batch(
+                tokens=torch.tensor(tokens[start:end]),
+                positions=places,
+                slots=places,
+                rows=torch.arange(end - start),
+                groups=(group,),
+                variants=torch.full((end - start,), variant) if variant else None,
+            )
+            with torch.inference_mode():
+                parts.append(self.model.forward(batch).float())
+        return torch.cat(parts)
