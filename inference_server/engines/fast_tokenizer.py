@@ -41,16 +41,9 @@ class FastTokenizer:
         self._named = named
         extra = [_text(each) for each in self._settings.get("additional_special_tokens") or []]
         ids = {self.backend_tokenizer.token_to_id(token) for token in (*named.values(), *extra)}
-        added = self.backend_tokenizer.get_added_tokens_decoder()
-        self._special = frozenset(
-            {each for each in ids if each is not None} | {n for n, t in added.items() if t.special}
-        )
+        self.all_special_ids = sorted(each for each in ids if each is not None)
+        self._byte_pairs = type(self.backend_tokenizer.model).__name__ == "BPE"
         self.chat_template = _template(directory, self._settings)
-
-    @property
-    def all_special_ids(self) -> list[int]:
-        """Ids that are no text."""
-        return sorted(self._special)
 
     @property
     def eos_token_id(self) -> int | None:
@@ -70,9 +63,8 @@ class FastTokenizer:
         self, tokens: Sequence[int], *, skip_special_tokens: bool = False, clean_up_tokenization_spaces: bool = False
     ) -> str:
         """The text of ids."""
-        shown = [token for token in tokens if token not in self._special] if skip_special_tokens else list(tokens)
-        text: str = self.backend_tokenizer.decode(shown, skip_special_tokens=False)
-        return _cleaned(text) if clean_up_tokenization_spaces else text
+        text: str = self.backend_tokenizer.decode(list(tokens), skip_special_tokens=skip_special_tokens)
+        return _cleaned(text) if clean_up_tokenization_spaces and not self._byte_pairs else text
 
     def apply_chat_template(
         self,
@@ -158,7 +150,7 @@ def _raise(message: str) -> None:
 
 
 def _cleaned(text: str) -> str:
-    """Without the spaces that word-level tokenizers leave (PreTrainedTokenizerBase.clean_up_tokenization)."""
+    """Without the spaces that word-level tokenizers leave; in byte pairs they are the text's own."""
     for before, after in ((" .", "."), (" ?", "?"), (" !", "!"), (" ,", ","), (" ' ", "'"), (" n't", "n't"),
                           (" 'm", "'m"), (" 's", "'s"), (" 've", "'ve"), (" 're", "'re")):  # fmt: skip
         text = text.replace(before, after)

@@ -132,12 +132,8 @@ def load(
         embedding = read("model.embed_tokens.weight").to(device, dtype)
         head = embedding if of.tied else read("lm_head.weight").to(device, dtype)
         added = side_by_side(adapters, [("lm_head", of.vocabulary)], device=device)
-        return Weights(
-            embedding=embedding,
-            layers=tuple(layer(index) for index in range(of.layers)),
-            norm=norm("model.norm"),
-            head=Linear(pack_head(head, None), added),
-        )
+        layers = tuple(layer(index) for index in range(of.layers))
+        return Weights(embedding, layers, norm("model.norm"), head=Linear(pack_head(head, None), added))
 
 
 def side_by_side(adapters: Sequence[Layers], parts: Sequence[Part], *, device: torch.device) -> LowRank | None:
