@@ -3,7 +3,7 @@
 import importlib
 import sys
 from pathlib import Path
-from typing import NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -33,7 +33,7 @@ def application(first_argument: str = "") -> typer.Typer:
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
-    app.callback()(_no_command_of_its_own)
+    app.callback()(_root)
     wanted = [COMMANDS[first_argument]] if first_argument in COMMANDS else COMMANDS.values()
     for module in dict.fromkeys(wanted):
         importlib.import_module(module).mount(app)
@@ -69,12 +69,25 @@ def _advice(wrong: typer.TyperException) -> str:
     return told if told.lstrip().startswith("Usage:") else f"{told.rstrip('.')}; see {command} --help"
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"kaito {version('kaito')}")
+        raise typer.Exit
+
+
 def _fail(message: str, code: int) -> NoReturn:
     sys.stderr.write(f"{message}\n")
     sys.exit(code)
 
 
-def _no_command_of_its_own() -> None:
+def _root(
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
     """Makes typer keep the name of a command even where there is only one."""
 
 

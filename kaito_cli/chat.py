@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kaito_cli.connection import Complaint, Context, Kubeconfig, Namespace, on_cluster
+from kaito_cli.connection import Complaint, Context, Kubeconfig, Namespace, meant, on_cluster
 
 if TYPE_CHECKING:
     from kaito_cli.requests import Requests
@@ -27,7 +27,7 @@ def mount(kaito: typer.Typer) -> None:
 def chat(
     name: Annotated[str, typer.Argument(help="The Workspace.")],
     prompt: Annotated[str | None, typer.Argument(help="What to ask; without it, a conversation.")] = None,
-    namespace: Namespace = "default",
+    namespace: Namespace = "",
     kubeconfig: Kubeconfig = None,
     context: Context = None,
     model: Annotated[str | None, typer.Option(help="An adapter, or the base model; see GET /v1/models.")] = None,
@@ -39,19 +39,20 @@ def chat(
     """Talk to the model of a Workspace. Answers appear as they are made, and the conversation is remembered."""
     if plain and (model or system or max_tokens):
         raise typer.BadParameter("--plain asks the default model and has no --model, --system and --max-tokens")
+    space = meant(namespace, kubeconfig=kubeconfig, context=context)
 
     async def work(kube: "Kube") -> None:
         from kaito_cli.requests import requests
 
-        await _must_be_ready(kube, namespace=namespace, name=name)
+        await _must_be_ready(kube, namespace=space, name=name)
         history: list[Message] = [{"role": "system", "content": system}] if system else []
         async with requests(kube) as api:
             for question in [prompt] if prompt is not None else _questions():
                 if plain:
-                    typer.echo(await ask(kube, question, namespace=namespace, name=name))
+                    typer.echo(await ask(kube, question, namespace=space, name=name))
                     continue
                 history.append({"role": "user", "content": question})
-                at = f"/api/v1/namespaces/{namespace}/services/{name}:80/proxy/v1/chat/completions"
+                at = f"/api/v1/namespaces/{space}/services/{name}:80/proxy/v1/chat/completions"
                 answer = await stream(api, at, history, model=model, max_tokens=max_tokens)
                 history.append({"role": "assistant", "content": answer})
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kaito_cli.connection import Complaint, Context, Kubeconfig, Namespace, Output, on_cluster
+from kaito_cli.connection import Complaint, Context, Kubeconfig, Namespace, Output, meant, on_cluster
 from kaito_cli.formats import Format, printed
 
 if TYPE_CHECKING:
@@ -36,9 +36,9 @@ def deploy(
         str | None, typer.Option(help="The Secret with your token for the Hugging Face Hub, for a gated model.")
     ] = None,
     model_files: Annotated[
-        str | None, typer.Option(help="Where its files come from: baked, kaito, volume or hub; else as installed.")
+        str | None, typer.Option(help="Where its files are from: baked, kaito, volume, hub.")
     ] = None,
-    namespace: Namespace = "default",
+    namespace: Namespace = "",
     kubeconfig: Kubeconfig = None,
     context: Context = None,
     output: Output = Format.TEXT,
@@ -50,9 +50,10 @@ def deploy(
     from kaito_cli.manifest import Unclear, Wish, manifest, pairs
 
     asks = sys.stdin.isatty() and sys.stdout.isatty()
+    space = meant(namespace, kubeconfig=kubeconfig, context=context)
     try:
         wish = Wish(
-            *_named(name, preset, instance_type, namespace=namespace, count=count, asks=asks), count,
+            *_named(name, preset, instance_type, namespace=space, count=count, asks=asks), count,
             pairs(label or [], option="--label"), image, tuple(pull_secret or ()), tuple(adapter or ()),
             tune, tuple(data or ()), result, push_secret, config, hub_secret, model_files,
         )  # fmt: skip

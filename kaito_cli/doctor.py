@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from kaito_cli.connection import Context, Kubeconfig, Namespace, Output, on_cluster
+from kaito_cli.connection import Context, Kubeconfig, Namespace, Output, meant, on_cluster
 from kaito_cli.formats import Format, printed
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def mount(kaito: typer.Typer) -> None:
 
 
 def doctor(
-    namespace: Namespace = "default",
+    namespace: Namespace = "",
     kubeconfig: Kubeconfig = None,
     context: Context = None,
     output: Output = Format.TEXT,
@@ -34,7 +34,8 @@ def doctor(
     """Say what is installed, missing or wrong, and what to do. Exit code 1 when something is wrong."""
     from kaito_cli.findings import findings
 
-    found = list(findings(on_cluster(lambda k: examine(k, namespace), kubeconfig=kubeconfig, context=context)))
+    space = meant(namespace, kubeconfig=kubeconfig, context=context)
+    found = list(findings(on_cluster(lambda k: examine(k, space), kubeconfig=kubeconfig, context=context)))
     if output is Format.TEXT:
         typer.echo("\n".join(line(one) for one in found))
     else:

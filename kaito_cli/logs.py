@@ -7,7 +7,7 @@ from urllib.parse import urlencode
 
 import typer
 
-from kaito_cli.connection import Complaint, Context, Kubeconfig, Namespace, on_cluster
+from kaito_cli.connection import Complaint, Context, Kubeconfig, Namespace, meant, on_cluster
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -24,7 +24,7 @@ def mount(kaito: typer.Typer) -> None:
 
 def logs(
     name: Annotated[str, typer.Argument(help="The Workspace.")],
-    namespace: Namespace = "default",
+    namespace: Namespace = "",
     kubeconfig: Kubeconfig = None,
     context: Context = None,
     tail: Annotated[int | None, typer.Option(help="Only the last lines of each container.", min=1)] = None,
@@ -33,11 +33,12 @@ def logs(
     previous: Annotated[bool, typer.Option("--previous", "-p", help="Of containers before their restart.")] = False,
 ) -> None:
     """Show what the pods of a Workspace write; where there are several containers, each line says whose it is."""
+    space = meant(namespace, kubeconfig=kubeconfig, context=context)
 
     async def work(kube: "Kube") -> None:
         from kaito_cli.requests import requests
 
-        wanted = containers(await _pods(kube, namespace=namespace, name=name), previous=previous)
+        wanted = containers(await _pods(kube, namespace=space, name=name), previous=previous)
         if not wanted:
             what = "no container was restarted" if previous else "no container has started yet"
             raise Complaint(f"{what}; see kaito status {name}")
@@ -46,10 +47,10 @@ def logs(
         asked |= {"previous": "true"} if previous else {}
         async with requests(kube) as api:
             if follow:
-                await asyncio.gather(*(_copied(api, namespace, w, asked, named=len(wanted) > 1) for w in wanted))
+                await asyncio.gather(*(_copied(api, space, w, asked, named=len(wanted) > 1) for w in wanted))
                 return
             for who in wanted:
-                await _copied(api, namespace, who, asked, named=len(wanted) > 1)
+                await _copied(api, space, who, asked, named=len(wanted) > 1)
 
     with contextlib.suppress(KeyboardInterrupt):
         on_cluster(work, kubeconfig=kubeconfig, context=context)

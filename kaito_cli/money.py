@@ -1,6 +1,5 @@
 """Where the prices of a command come from: Azure's price list, its copy on disk, or the dated table of this version."""
 
-import asyncio
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -36,6 +35,8 @@ def prices(cloud: Cloud, region: str, *, spot: bool, offline: bool) -> Prices:
 
 
 def _asked(region: str, *, spot: bool) -> Prices:
+    import asyncio
+
     from presets.prices.azure_retail import HOST, PricesUnavailable, RetailPrices
 
     source = RetailPrices(cache=cache() / "prices", host=os.environ.get(PRICE_LIST, HOST))

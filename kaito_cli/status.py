@@ -12,7 +12,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from kaito_cli.ages import age
-from kaito_cli.connection import Context, Kubeconfig, Namespace, Output, on_cluster
+from kaito_cli.connection import Context, Kubeconfig, Namespace, Output, meant, on_cluster
 from kaito_cli.formats import Format, printed
 from kaito_cli.parts import Item, State
 
@@ -31,7 +31,7 @@ def mount(kaito: typer.Typer) -> None:
 
 def status(
     name: Annotated[str, typer.Argument(help="The Workspace.")],
-    namespace: Namespace = "default",
+    namespace: Namespace = "",
     kubeconfig: Kubeconfig = None,
     context: Context = None,
     output: Output = Format.TEXT,
@@ -39,9 +39,10 @@ def status(
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Follow until it is ready.")] = False,
 ) -> None:
     """Say how far a Workspace is and what it waits for. Exit code 0 when it is ready, 1 when not."""
+    space = meant(namespace, kubeconfig=kubeconfig, context=context)
 
     async def work(kube: "Kube") -> "Overview":
-        return await (_follow if watch and output is Format.TEXT else _once)(kube, namespace=namespace, name=name)
+        return await (_follow if watch and output is Format.TEXT else _once)(kube, namespace=space, name=name)
 
     found = on_cluster(work, kubeconfig=kubeconfig, context=context)
     if output is not Format.TEXT:
