@@ -22,6 +22,9 @@ class Told(BaseModel, frozen=True):
     total_steps: int = Field(ge=0)
     loss: float | None = None
     eta_seconds: float | None = Field(default=None, ge=0)
+    epoch: float = Field(default=0, ge=0)
+    tokens_per_second: float | None = Field(default=None, ge=0)
+    peak_memory_bytes: int = Field(default=0, ge=0)
 
 
 def progress_board(*, port: int = HTTP_PORT, every_seconds: float = EVERY_SECONDS) -> PodBoard[Progress]:
@@ -48,4 +51,7 @@ def _progress(answer: bytes) -> Progress | None:
         steps=told.total_steps,
         loss=f"{told.loss:.4g}" if told.loss is not None else "",
         eta_seconds=round(told.eta_seconds) if told.eta_seconds is not None else None,
+        epoch=f"{told.epoch:.2f}" if told.epoch else "",
+        tokens_per_second=round(told.tokens_per_second) if told.tokens_per_second is not None else None,
+        peak_memory=f"{told.peak_memory_bytes >> 20}Mi" if told.peak_memory_bytes else "",
     )

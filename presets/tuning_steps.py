@@ -31,7 +31,7 @@ class ExitCode(IntEnum):
     HUB_MODEL_MISSING = 72
     """The Hub has no such model, or hides it. Never tried again."""
     DISK_FULL = 73
-    """There is no room for the model. Never tried again."""
+    """There is no room for what it writes. Never tried again: the disk would be as full."""
     HUB_UNREACHABLE = 74
     """The Hub did not answer, after the step's own retries. Tried again."""
     HUB_MODEL_UNSUPPORTED = 76

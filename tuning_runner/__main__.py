@@ -12,6 +12,7 @@ from typing import NoReturn
 from presets.model_directory import model_directory
 from presets.training_config import TrainingConfigError, default_text, parse
 from presets.tuning_steps import ExitCode
+from tuning_runner import ranks
 from tuning_runner.transfer_ending import StepFailed, run_step
 
 METHODS = ("lora", "qlora")
@@ -20,11 +21,14 @@ log = logging.getLogger(__name__)
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The step: 0, or the exit code that says why not."""
-    return run_step(lambda: _step(argv), full_disk=ExitCode.CRASHED)
+    given = sys.argv[1:] if argv is None else argv
+    return run_step(lambda: _step(given), failed=ExitCode.CRASHED)
 
 
-def _step(argv: Sequence[str] | None) -> Mapping[str, object]:
+def _step(argv: Sequence[str]) -> Mapping[str, object]:
     asked = _arguments(argv)
+    if asked.processes > 1 and ranks.rank() is None:
+        return ranks.run(argv, count=asked.processes)
     text = _config(asked.config, method=asked.method)
     try:
         config = parse(text, method=asked.method)
@@ -32,8 +36,9 @@ def _step(argv: Sequence[str] | None) -> Mapping[str, object]:
         raise StepFailed(ExitCode.CONFIG_INVALID, str(error)) from None
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")  # a log is no terminal
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    from tuning_runner.preparation import Request
     from tuning_runner.progress import Progress, served  # here, for torch takes seconds to load
-    from tuning_runner.train import Request, train
+    from tuning_runner.train import train
 
     progress = Progress()
     request = Request(
@@ -45,6 +50,9 @@ def _step(argv: Sequence[str] | None) -> Mapping[str, object]:
         data=asked.data,
         results=asked.results,
     )
+    if ranks.rank():  # the first tells it for all
+        logging.getLogger().setLevel(logging.WARNING)
+        return train(request, progress)
     with served(progress, port=asked.port):
         return train(request, progress)
 
@@ -57,7 +65,7 @@ class _Parser(argparse.ArgumentParser):
         raise StepFailed(ExitCode.CONFIG_INVALID, message)
 
 
-def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser = _Parser(prog="tuning_runner", description=__doc__)
     parser.add_argument("--pretrained_model_name_or_path", type=Path, required=True, help="directory of the base model")
     parser.add_argument("--preset", required=True, help="name of the base model, as the adapter's card says it")
@@ -66,6 +74,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--data", type=Path, required=True, help="directory of the training data")
     parser.add_argument("--results", type=Path, required=True, help="where checkpoints and the adapter go")
     parser.add_argument("--port", type=int, default=5000, help="of /progress, /metrics and /healthz")
+    parser.add_argument("--processes", type=int, default=1, help="one a GPU, to share each step's examples")
     return parser.parse_args(argv)
 
 

@@ -18,6 +18,15 @@ LAYER_TYPE = "application/vnd.oci.image.layer.v1.tar"
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 CARD = "README.md"
+CARD_ROWS = {
+    "revision": "revision",
+    "model": "its config.json",
+    "method": "method",
+    "steps": "steps",
+    "loss": "loss",
+    "eval_loss": "loss on what was held back",
+}
+"""A fact of the marker → what the card calls it."""
 BLOCK = 512
 PIECE = 1 << 20
 
@@ -126,7 +135,7 @@ def model_card(facts: Mapping[str, Any]) -> bytes:
     """A README.md as model hubs expect it: metadata first, then what a reader wants to know."""
     base = str(facts.get("base_model") or "unknown")
     rows = [("base model", base)]
-    rows += [(key, str(facts[key])) for key in ("revision", "method", "steps", "loss") if facts.get(key) is not None]
+    rows += [(name, str(facts[key])) for key, name in CARD_ROWS.items() if facts.get(key) is not None]
     data = [d for d in facts.get("data") or [] if isinstance(d, dict)]
     lines = [
         "---",

@@ -8,7 +8,7 @@ import os
 import sys
 import threading
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The step: 0, or the exit code that says why not."""
-    return run_step(lambda: _step(argv), full_disk=ExitCode.DOWNLOAD_FAILED)
+    return run_step(lambda: _step(argv), failed=ExitCode.DOWNLOAD_FAILED)
 
 
 def _step(argv: Sequence[str] | None) -> Mapping[str, object]:
@@ -66,11 +66,20 @@ def download(
     teller.start()
     try:
         with address_guard.client(guard) as client, ThreadPoolExecutor(PARALLEL) as pool:
-            files = list(pool.map(lambda s: _one(s, client, to, budget, patience or Patience()), sources))
+            files = _all(pool.map(lambda s: _one(s, client, to, budget, patience or Patience()), sources), budget)
     finally:
         done.set()
         teller.join()
     return {"files": files, "bytes": sum((to / source.name).stat().st_size for source in sources)}
+
+
+def _all(coming: Iterator[Mapping[str, str]], budget: Budget) -> list[Mapping[str, str]]:
+    """What all threads bring; a SIGTERM, which this one gets, stops them."""
+    try:
+        return list(coming)
+    except StepFailed as error:
+        budget.stop(error)
+        raise
 
 
 def _one(source: Source, client: httpx.Client, to: Path, budget: Budget, patience: Patience) -> Mapping[str, str]:

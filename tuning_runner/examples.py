@@ -14,6 +14,8 @@ log = logging.getLogger(__name__)
 BAD_SHARE = 0.01
 """Of the rows that may be bad; they are left out and listed. More is a mistake in the data."""
 LISTED = 20
+QUOTED = 20
+"""Characters of a value that a message shows: a file without a header has text where columns are named."""
 ROLES = ("system", "user", "assistant", "tool")
 SHAPES = "messages, prompt and completion, instruction and output, or text"
 Messages = list[dict[str, str]]
@@ -89,7 +91,14 @@ def _examples(row: Row, columns: Columns) -> list[Example]:
         return [_instruction(value)]
     if "text" in value or columns.response:
         return [Example("", _text(value, columns.response or "text"))]
-    raise BadRow(f"has the columns {', '.join(map(str, value)) or 'none'}; write {SHAPES}")
+    raise BadRow(f"has the columns {_quoted(value)}; write {SHAPES}")
+
+
+def _quoted(columns: Iterable[Any]) -> str:
+    """The first names, cut."""
+    names = [str(name) for name in columns]
+    told = ", ".join(name if len(name) <= QUOTED else f"{name[:QUOTED]}…" for name in names[:5])
+    return f"{told} and {len(names) - 5} more" if len(names) > 5 else told or "none"
 
 
 def _pair(value: Mapping[str, Any], prompt: str, answer: str) -> Example:
@@ -131,7 +140,7 @@ def _message(value: Any, *, number: int) -> dict[str, str]:
     role = value.get("role", {"human": "user", "gpt": "assistant"}.get(value.get("from", ""), value.get("from")))
     content = value.get("content", value.get("value"))
     if role not in ROLES:
-        raise BadRow(f"message {number} has the role {role!r}; write one of {', '.join(ROLES)}")
+        raise BadRow(f"message {number} has the role {str(role)[:QUOTED]!r}; write one of {', '.join(ROLES)}")
     if not isinstance(content, str) or not content.strip():
         raise BadRow(f"message {number} has no content")
     return {"role": str(role), "content": content}

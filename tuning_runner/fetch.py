@@ -38,7 +38,7 @@ class Layer:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The step: 0, or the exit code that says why not."""
-    return run_step(lambda: _step(argv), full_disk=ExitCode.DOWNLOAD_FAILED)
+    return run_step(lambda: _step(argv), failed=ExitCode.DOWNLOAD_FAILED)
 
 
 def _step(argv: Sequence[str] | None) -> Mapping[str, object]:

@@ -5,6 +5,7 @@ whose value is a mapping.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,24 +20,25 @@ from presets.tuning_steps import ExitCode
 from tuning_runner.examples import Columns
 from tuning_runner.transfer_ending import StepFailed
 
-TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-FUSED_TARGETS = {
-    "falcon": ("query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"),
-    "gpt2": ("c_attn", "c_proj", "c_fc"),
-    "gpt_neox": ("query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"),
-    "phi": ("q_proj", "k_proj", "v_proj", "dense", "fc1", "fc2"),
-    "phi3": ("qkv_proj", "o_proj", "gate_up_proj", "down_proj"),
-}
-"""The linear layers of architectures that do not name theirs as llama does: model_type → names, from transformers."""
+TARGETS = (
+    *("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),  # llama and most after it
+    *("qkv_proj", "gate_up_proj"),  # phi-3
+    *("query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"),  # falcon, gpt-neox, bloom
+    *("fc1", "fc2", "out_proj"),  # phi-2, opt
+    *("c_attn", "c_proj", "c_fc"),  # gpt-2, starcoder2
+)
+"""The linear layers of attention and MLP, as transformers names them: a model has those of its family."""
 LONGEST_EXAMPLE = 2048
 """Tokens by default, or the model's context if that is shorter."""
 SEED = 42
 
 
-def lora(config: TrainingConfig, *, model_type: str) -> LoraConfig:
-    """The adapter. Target modules by the model's family unless the configuration names some."""
+def lora(config: TrainingConfig, model: Any) -> LoraConfig:
+    """The adapter. Beside all linear layers of attention and MLP, unless the configuration names some."""
     section = dict(config.sections.get("LoraConfig", {}))
-    section.setdefault("target_modules", list(FUSED_TARGETS.get(model_type, TARGETS)))
+    if "target_modules" not in section:
+        there = {name.rpartition(".")[2] for name, _ in model.named_modules()}
+        section["target_modules"] = [name for name in TARGETS if name in there] or "all-linear"
     return _built("LoraConfig", LoraConfig, {**section, "task_type": "CAUSAL_LM"})
 
 
@@ -61,14 +63,21 @@ def dtype(config: TrainingConfig) -> torch.dtype:
 def arguments(config: TrainingConfig, *, checkpoints: Path, context: int, packs: bool) -> SFTConfig:
     """How it is trained. ``context``: tokens that the model can read; ``packs``: whether examples may share a row."""
     section = config.sections.get("TrainingArguments", {})
+    order = division(config)
     on_gpu = torch.cuda.is_available()
     chosen = {
-        "bf16": on_gpu and torch.cuda.is_bf16_supported(),
         "activation_checkpointing": on_gpu,
+        "bf16": on_gpu and torch.cuda.is_bf16_supported(),
+        "data_seed": order.seed,  # where DatasetConfig has none, the seed of all
+        "eval_strategy": "epoch" if order.held_back else "no",
+        "include_num_input_tokens_seen": "non_padding",
         "logging_steps": 1,
         "max_length": min(LONGEST_EXAMPLE, context),
         "packing": packs,
+        "packing_strategy": "bfd_split",  # a long text goes on in the next row; nothing of it is lost
+        "per_device_eval_batch_size": section.get("per_device_train_batch_size", 8),
         "seed": SEED,
+        "train_sampling_strategy": "random" if order.shuffles else "sequential",
         "use_cpu": not on_gpu,
         **{key: value for key, value in section.items() if key not in DROPPED},
         "disable_tqdm": True,
@@ -88,9 +97,23 @@ def columns(config: TrainingConfig) -> Columns:
     )
 
 
-def held_back(config: TrainingConfig) -> float:
-    """The share of the examples that the loss is evaluated on, and that is not trained on."""
-    return 1 - float(config.sections.get("DatasetConfig", {}).get("train_test_split", 1))
+@dataclass(frozen=True, slots=True)
+class Division:
+    """In which order examples come, and the share of them that the loss is evaluated on and that is not trained on."""
+
+    held_back: float
+    shuffles: bool
+    seed: int | None
+
+
+def division(config: TrainingConfig) -> Division:
+    """As DatasetConfig has it."""
+    section = config.sections.get("DatasetConfig", {})
+    return Division(
+        held_back=1 - float(section.get("train_test_split", 1)),
+        shuffles=bool(section.get("shuffle_dataset", True)),
+        seed=int(section["shuffle_seed"]) if "shuffle_seed" in section else None,
+    )
 
 
 def _built(section: str, made: Any, values: Mapping[str, Any]) -> Any:

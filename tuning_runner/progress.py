@@ -2,16 +2,18 @@
 
 import json
 import logging
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
+from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 log = logging.getLogger(__name__)
@@ -55,16 +57,23 @@ class Progress:
 
 
 class Reporter(TrainerCallback):  # type: ignore[misc]  # transformers has no types
-    """Keeps a Progress true, and tells it in the log now and then."""
+    """Keeps a Progress true, and tells it: in the log now and then, on a terminal with a bar."""
 
     def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-        self._started, self._first_step, self._told = time.monotonic(), 0, 0.0
+        self._progress, self._bar = progress, tqdm(disable=True)
+        self._started, self._told = time.monotonic(), 0.0
+        self._first_step = self._first_tokens = 0
 
     def on_train_begin(self, _: TrainingArguments, state: TrainerState, __: TrainerControl, **___: Any) -> None:
         """The clock starts; a training that goes on has steps behind it already."""
         self._started, self._first_step = time.monotonic(), state.global_step
+        self._first_tokens = state.num_input_tokens_seen
         self._progress.phase, self._progress.total_steps = "training", state.max_steps
+        self._bar = tqdm(total=state.max_steps, initial=state.global_step, unit="step", disable=not sys.stderr.isatty())
+
+    def on_train_end(self, _: TrainingArguments, __: TrainerState, ___: TrainerControl, **____: Any) -> None:
+        """The terminal is the log's again."""
+        self._bar.close()
 
     def on_log(
         self, _: TrainingArguments, state: TrainerState, __: TrainerControl, logs: dict[str, Any], **___: Any
@@ -76,24 +85,31 @@ class Reporter(TrainerCallback):  # type: ignore[misc]  # transformers has no ty
         progress.loss = logs.get("loss", progress.loss)
         progress.eval_loss = logs.get("eval_loss", progress.eval_loss)
         progress.eta_seconds = spent / done * (state.max_steps - state.global_step) if done else None
-        if (seen := logs.get("num_tokens")) and spent:
-            progress.tokens_per_second = float(seen) / spent
-        progress.peak_memory_bytes = max(progress.peak_memory_bytes, _memory())
+        if (seen := state.num_input_tokens_seen - self._first_tokens) and spent:
+            progress.tokens_per_second = seen / spent
+        progress.peak_memory_bytes = _peak_memory()
+        self._bar.set_postfix_str(f"loss {progress.loss:.4f}" if progress.loss is not None else "", refresh=False)
+        self._bar.update(state.global_step - self._bar.n)
+        if not self._bar.disable:
+            return
         if now - self._told >= LOG_SECONDS or state.global_step == state.max_steps:
             self._told = now
             log.info("%s", _line(progress))
 
 
-def _memory() -> int:
+def _peak_memory() -> int:
     if torch.cuda.is_available():
         return int(torch.cuda.max_memory_allocated())
-    return int(psutil.Process().memory_info().rss)
+    words = Path("/proc/self/status").read_text().split()
+    return int(words[words.index("VmHWM:") + 1]) * 1024
 
 
 def _line(progress: Progress) -> str:
     loss = f", loss {progress.loss:.4f}" if progress.loss is not None else ""
+    held_back = f", {progress.eval_loss:.4f} on what is held back" if progress.eval_loss is not None else ""
+    speed = f", {progress.tokens_per_second:.0f} tokens/s" if progress.tokens_per_second is not None else ""
     left = f", {progress.eta_seconds:.0f} s left" if progress.eta_seconds is not None else ""
-    return f"step {progress.step} of {progress.total_steps}{loss}{left}"
+    return f"step {progress.step} of {progress.total_steps}{loss}{held_back}{speed}{left}"
 
 
 @contextmanager

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The step: 0, or the exit code that says why not."""
-    return run_step(lambda: _step(argv), full_disk=ExitCode.PUSH_FAILED)
+    return run_step(lambda: _step(argv), failed=ExitCode.PUSH_FAILED)
 
 
 def _step(argv: Sequence[str] | None) -> Mapping[str, object]:

@@ -4,14 +4,17 @@ import errno
 import json
 import logging
 import os
+import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from presets.tuning_steps import ExitCode
 
 LAST_WORDS_BYTES = 4096
 """The kubelet keeps no more of a termination message."""
+FULL = (errno.ENOSPC, errno.EDQUOT)
 log = logging.getLogger(__name__)
 
 
@@ -23,26 +26,45 @@ class StepFailed(Exception):
         self.code = code
 
 
-def run_step(step: Callable[[], Mapping[str, object]], *, full_disk: ExitCode) -> int:
-    """Runs the step, says its last words and returns its exit code; ``full_disk`` is what an OSError ends with."""
+def run_step(step: Callable[[], Mapping[str, object]], *, failed: ExitCode) -> int:
+    """Runs the step, says its last words and returns its exit code.
+
+    ``failed`` is what trouble with files ends with, but for a full disk. A SIGTERM ends the step as preempted.
+    """
     quiet_http_logs()
     try:
-        said = json.dumps(step())
+        with _preempted_by_sigterm():
+            said = json.dumps(step())
         code = ExitCode.DONE
     except StepFailed as failure:
         code, said = failure.code, f"{failure.code.reason}: {failure}"
     except OSError as error:
-        code, said = full_disk, f"{full_disk.reason}: {disk_trouble(error)}"
+        code = ExitCode.DISK_FULL if error.errno in FULL else failed
+        said = f"{code.reason}: {disk_trouble(error)}"
     log.log(logging.INFO if code == ExitCode.DONE else logging.ERROR, "%s", said)
     write_last_words(said)
     return code
 
 
+@contextmanager
+def _preempted_by_sigterm() -> Iterator[None]:
+    """As the first process of a container it would not even notice, and keep its node for the whole grace period."""
+
+    def stop(*_: object) -> None:
+        raise StepFailed(ExitCode.PREEMPTED, "told to stop before it was done")
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def disk_trouble(error: OSError) -> str:
     """What an error of the file system asks for."""
     place = f" ({error.filename})" if error.filename else ""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"the disk is full{place}: make the volume larger, or the data smaller"
+    if error.errno in FULL:
+        return f"the disk is full{place}: make the volume larger, or what is written to it smaller"
     return f"{error.strerror or type(error).__name__}{place}"
 
 

@@ -52,7 +52,14 @@ class TuningStatus(ApiModel):
     step: Annotated[int, Field(ge=0)] | None = Field(default=None, description="The last step done.")
     steps: Annotated[int, Field(ge=0)] | None = Field(default=None, description="All steps.")
     loss: Short | None = Field(default=None, description="The loss at that step.")
+    epoch: Short | None = Field(default=None, description="Passes over the data at that step.")
     eta_seconds: Annotated[int, Field(ge=0)] | None = Field(default=None, description="Seconds to the last step.")
+    tokens_per_second: Annotated[int, Field(ge=0)] | None = Field(
+        default=None, description="Tokens trained on a second, padding aside."
+    )
+    peak_memory: Short | None = Field(
+        default=None, description="The most memory held so far: of the GPU, else of the process."
+    )
     image: Line | None = Field(default=None, description="Where the result was pushed.")
     digest: Annotated[str, StringConstraints(max_length=128)] | None = Field(
         default=None, description="The digest of what was pushed."

@@ -26,6 +26,7 @@ FAILURES = {
     ExitCode.CRASHED: (Reason.CRASHED, f"see `kubectl logs`, {AGAIN}"),
     ExitCode.CONFIG_INVALID: (Reason.CONFIG_INVALID, "mend training_config.yaml in the ConfigMap of tuning.config"),
     ExitCode.DATA_INVALID: (Reason.DATA_INVALID, f"give other data; or mend it where it is, {AGAIN}"),
+    ExitCode.DISK_FULL: (Reason.DISK_FULL, AGAIN.removeprefix("then ")),
     ExitCode.DOWNLOAD_FAILED: (Reason.DOWNLOAD_FAILED, f"see whether the address answers, {AGAIN}"),
     ExitCode.DOWNLOAD_REFUSED: (Reason.DOWNLOAD_REFUSED, "give another address in tuning.input"),
     **{code: (reason, f"{cure}, {AGAIN}") for code, (reason, cure) in MODEL_FAILURES.items()},

@@ -160,6 +160,9 @@ class Progress:
     steps: int
     loss: str
     eta_seconds: int | None
+    epoch: str = ""
+    tokens_per_second: int | None = None
+    peak_memory: str = ""
 
     def __str__(self) -> str:
         loss = f", loss {self.loss}" if self.loss else ""

@@ -144,8 +144,14 @@ def tuning(tuned: TuningTask | None, progress: Progress | None, *, before: objec
         return {**told, **{key: value for key, value in named.items() if value}}
     if progress is None:
         return told
-    eta = {"etaSeconds": progress.eta_seconds} if progress.eta_seconds is not None else {}
-    return {**told, "step": progress.step, "steps": progress.steps, "loss": progress.loss, **eta}
+    known_by_now = {
+        "epoch": progress.epoch or None,
+        "etaSeconds": progress.eta_seconds,
+        "peakMemory": progress.peak_memory or None,
+        "tokensPerSecond": progress.tokens_per_second,
+    }
+    far = {"step": progress.step, "steps": progress.steps, "loss": progress.loss}
+    return {**told, **far, **{key: value for key, value in known_by_now.items() if value is not None}}
 
 
 def events(workspace: Workspace, wanted: Sequence[Condition]) -> tuple[Event, ...]:

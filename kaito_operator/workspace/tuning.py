@@ -180,6 +180,7 @@ def _trainer(training: Training, *, image: str) -> dict[str, Any]:
             f"--port={HTTP_PORT}",
             f"--preset={training.model.name}",
             f"--pretrained_model_name_or_path={model}",
+            *([f"--processes={training.gpus}"] if training.gpus > 1 else []),
             f"--results={RESULTS}",
         ],
         "env": pods.environment(),

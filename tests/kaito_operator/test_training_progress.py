@@ -61,14 +61,19 @@ async def asked(mirror: Mirror, port: int, *, times: int) -> tuple[PodBoard[Prog
     return board, woken
 
 
-TOLD = '{"step": 3, "total_steps": 8, "loss": 1.23456, "eta_seconds": 130.4, "phase": "training"}'
+TOLD = (
+    '{"step": 3, "total_steps": 8, "loss": 1.23456, "eta_seconds": 130.4, "phase": "training", "epoch": 0.375,'
+    ' "tokens_per_second": 812.4, "peak_memory_bytes": 1717986918}'
+)
 
 
 async def test_what_the_trainer_tells_wakes_its_workspace_and_is_kept() -> None:
     async with trainer(TOLD) as port:
         board, woken = await asked(seen_at_work(), port, times=1)
     assert woken == [KEY]
-    assert board.of(KEY, POD) == Progress(step=3, steps=8, loss="1.235", eta_seconds=130)
+    assert board.of(KEY, POD) == Progress(
+        step=3, steps=8, loss="1.235", eta_seconds=130, epoch="0.38", tokens_per_second=812, peak_memory="1638Mi"
+    )
     assert str(board.of(KEY, POD)) == "step 3 of 8, loss 1.235, about 2 min left"
 
 

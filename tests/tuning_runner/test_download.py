@@ -15,6 +15,7 @@ import pytest
 
 from presets.tuning_steps import ExitCode
 from tests.support.faulty_http import Fault, Site, serve
+from tests.support.told import check_told
 from tests.support.waiting import eventually
 from tuning_runner.address_guard import AddressRefused, Guard
 from tuning_runner.download import download
@@ -161,8 +162,9 @@ def test_what_cannot_be_downloaded_says_why_and_leaves_no_file(
     path, site, code, words = FAILURES[name]
     with serve(site), pytest.raises(StepFailed, match=words) as failure:
         bring(f"{site.url}{path}", tmp_path, max_bytes=20_000_000)
-    count_cases("bad input of the transfer", 1)
+    count_cases("bad input of a tuning, as the status tells it", 1)
     assert failure.value.code == code
+    check_told("download", failure.value)
     assert "\n" not in str(failure.value)
     assert visible(tmp_path) == []
 
@@ -193,9 +195,10 @@ BAD_LISTS = {
 def test_a_bad_list_of_urls_is_refused_before_anything_is_fetched(
     text: str, count_cases: Callable[[str, int], None]
 ) -> None:
-    count_cases("bad input of the transfer", 1)
-    with pytest.raises(AddressRefused, match=BAD_LISTS[text]):
+    count_cases("bad input of a tuning, as the status tells it", 1)
+    with pytest.raises(AddressRefused, match=BAD_LISTS[text]) as refused:
         parse_sources(text)
+    check_told("download", StepFailed(ExitCode.DOWNLOAD_REFUSED, str(refused.value)))
 
 
 def test_the_time_limit_ends_a_slow_server(site: Site, tmp_path: Path) -> None:
@@ -258,7 +261,7 @@ def test_a_full_disk_is_said_in_words(site: Site, tmp_path: Path) -> None:
     [source] = parse_sources(f"{site.url}/rows.jsonl")
     part_path(tmp_path / "to", source).symlink_to("/dev/full")
     ended = run_step(tmp_path, f"{site.url}/rows.jsonl")
-    assert ended.returncode == ExitCode.DOWNLOAD_FAILED
+    assert ended.returncode == ExitCode.DISK_FULL
     assert "make the volume larger" in (tmp_path / "last").read_text()
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from presets.tuning_steps import ExitCode
 from tests.support.faulty_http import Fault, Site, serve
+from tests.support.told import check_told
 from tuning_runner.address_guard import Guard
 from tuning_runner.fetch import STAGE, fetch
 from tuning_runner.image_reference import BadReference, ImageReference, parse_reference
@@ -204,9 +205,9 @@ def test_what_an_image_must_not_have_is_refused_and_nothing_arrives(
     target.mkdir(parents=True)
     with serve(site), pytest.raises(StepFailed, match=words) as failure:
         bring(site, target)
-    count_cases("bad input of the transfer", 1)
+    count_cases("bad input of a tuning, as the status tells it", 1)
     assert failure.value.code == code
-    assert "\n" not in str(failure.value)
+    check_told("download", failure.value)
     assert [path.name for path in tmp_path.rglob("*") if STAGE not in path.parts] == ["deep", "er"]
 
 

@@ -17,6 +17,7 @@ from local_cluster.registry import docker_config
 from presets.tuning_steps import ExitCode
 from tests.support.faulty_http import Fault, Site, serve
 from tests.support.oci_registry import RunningRegistry, registry
+from tests.support.told import check_told
 from tests.support.waiting import eventually
 from tuning_runner import registry as api
 from tuning_runner.adapter_image import ARTIFACT_TYPE
@@ -212,10 +213,10 @@ def test_a_registry_that_says_no_is_quoted_in_one_line(
     with pytest.raises(StepFailed, match=words) as failure:
         push(small, f"127.0.0.1:{proxy.port}", running, name="denied")
     assert failure.value.code == code
-    assert "\n" not in str(failure.value)
+    check_told("publish", failure.value)
     if code == ExitCode.PUSH_DENIED:
         assert len(proxy.seen) <= 11, "no more requests than a push that succeeds takes: nothing was tried again"
-    count_cases("bad input of the transfer", 1)
+    count_cases("bad input of a tuning, as the status tells it", 1)
 
 
 @pytest.mark.security

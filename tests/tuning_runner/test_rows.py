@@ -12,6 +12,7 @@ import pytest
 from pyarrow import ipc, parquet
 
 from presets.tuning_steps import ExitCode
+from tests.support.told import check_told
 from tuning_runner import files
 from tuning_runner.examples import Columns, Example, examples
 from tuning_runner.transfer_ending import StepFailed
@@ -127,6 +128,13 @@ BAD: dict[str, tuple[str, str, str]] = {
     "no JSON": ("rows.jsonl", "{", "rows.jsonl row 1: is no JSON: "),
     "a number": ("rows.jsonl", "7", "rows.jsonl row 1: is not an object with columns"),
     "no columns known": ("rows.jsonl", '{"a": 1}', "has the columns a; write messages, prompt and completion"),
+    "text for a header": (
+        "rows.csv",
+        "What is a pod? It is this,and that\nA b,c\n",
+        "has the columns What is a pod? It is…, and that; write messages",
+    ),
+    "very many columns": ("rows.jsonl", json.dumps(dict.fromkeys("abcdefgh")), "has the columns a, b, c, d, e and 3"),
+    "a long role": ("rows.jsonl", json.dumps(said("r" * 99, "b")), f"has the role '{'r' * 20}'; write"),
     "no columns": ("rows.jsonl", "{}", "has the columns none"),
     "a bad role": ("rows.jsonl", json.dumps(said("robot", "b")), "message 2 has the role 'robot'; write one of system"),
     "no role": ("rows.jsonl", json.dumps(said(None, "b")), "message 2 has the role None"),
@@ -158,13 +166,17 @@ BAD: dict[str, tuple[str, str, str]] = {
 
 @pytest.mark.badinput
 @pytest.mark.parametrize("case", BAD)
-def test_bad_data_is_told_with_its_place_before_any_model_is_loaded(case: str, tmp_path: Path) -> None:
+def test_bad_data_is_told_with_its_place_before_any_model_is_loaded(
+    case: str, tmp_path: Path, count_cases: Callable[[str, int], None]
+) -> None:
     name, text, told = BAD[case]
     (tmp_path / name).write_bytes(text.encode(errors="surrogateescape"))
     with pytest.raises(StepFailed) as failed:
         learnt(tmp_path)
     assert failed.value.code is ExitCode.DATA_INVALID
     assert told in str(failed.value)
+    check_told("trainer", failed.value)
+    count_cases("bad input of a tuning, as the status tells it", 1)
 
 
 @pytest.mark.badinput
@@ -182,8 +194,7 @@ def test_two_bad_rows_in_a_hundred_are_a_mistake(tmp_path: Path) -> None:
 
 
 @pytest.mark.badinput
-def test_text_and_answers_do_not_mix(tmp_path: Path, count_cases: Callable[[str, int], None]) -> None:
+def test_text_and_answers_do_not_mix(tmp_path: Path) -> None:
     write(tmp_path, "rows.jsonl", [CHAT, {"text": "a"}])
     with pytest.raises(StepFailed, match="give data of one shape"):
         learnt(tmp_path)
-    count_cases("bad training data", len(BAD) + 3)

@@ -1,7 +1,9 @@
 """Tuning: which Job, when, how far it is, why it does not go on, and what is served in the end."""
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,9 +11,11 @@ import pytest
 from kaito_operator.plan import Plan
 from kaito_operator.workspace.job_diagnosis import Result
 from kaito_operator.workspace.machines import machine_name
+from kaito_operator.workspace.plan import plan
 from presets.tuning_steps import FINAL, ExitCode
-from tests.support.builders import UID, a_job, a_node, a_ready_machine, a_tuning_pod, a_workspace
-from tests.support.planning import applied, conditions, deleted, planned
+from tests.presets.test_training_config import MISTAKES
+from tests.support.builders import NOON, UID, a_job, a_node, a_ready_machine, a_tuning_pod, a_workspace, seen_of
+from tests.support.planning import CATALOG, INSTALLATION, applied, conditions, deleted, planned
 
 FIRST = machine_name(UID, slot=0, attempt=1)
 TUNING = {
@@ -169,6 +173,7 @@ FAILURES = {
     "config": ("trainer", ExitCode.CONFIG_INVALID, "ConfigInvalid: learningrate", "ConfigInvalid"),
     "denied": ("publish", ExitCode.PUSH_DENIED, "PushDenied: 401", "PushDenied"),
     "push": ("publish", ExitCode.PUSH_FAILED, "PushFailed: 503", "PushFailed"),
+    "disk": ("trainer", ExitCode.DISK_FULL, "DiskFull: the disk is full (optimizer.pt)", "DiskFull"),
     "crash": ("trainer", ExitCode.CRASHED, "Traceback\nValueError: no", "Crashed"),
     "signal": ("trainer", 139, "", "WorkspaceTuningJobStatusFailed"),
 }
@@ -186,6 +191,29 @@ def test_a_job_given_up_names_the_step_and_its_last_words(case: str) -> None:
     assert conditions(todo)["WorkspaceReady"][1] == reason
 
 
+CANARY = "sig=CANARY4c1d"
+
+
+@pytest.mark.security
+@pytest.mark.parametrize("case", [*FAILURES, "at work", "tried again", "done", "mistaken"])
+def test_what_signs_a_url_is_in_no_status_event_or_log_line(case: str, count_cases: Callable[[str, int], None]) -> None:
+    workspace = a_tuning(tuning={"input": {"urls": [f"https://example.com/rows.jsonl?{CANARY}"]}})
+    name = the_job(workspace)
+    step, code, words, _ = FAILURES.get(case, FAILURES["network"])
+    pod = a_tuning_pod(name, ended=(step, int(code), words), phase="Failed")
+    scenes: dict[str, Plan] = {
+        "at work": with_node(workspace, a_job(name), a_tuning_pod(name, running="trainer")),
+        "tried again": with_node(workspace, a_job(name), pod),
+        "done": with_node(workspace, a_job(name, complete=True), a_tuning_pod(name, ended=("publish", 0, "{}"))),
+        "mistaken": planned(a_tuning(tuning={"input": {"urls": [f"ftp://example.com/x?{CANARY}"]}})),
+    }
+    todo = scenes.get(case) or with_node(workspace, a_job(name, failed="PodFailurePolicy"), pod)
+    assert todo.report
+    for told in (todo.report, todo.events, todo.summary()):
+        assert CANARY not in str(told)
+    count_cases("canaries of a tuning", 1)
+
+
 def test_a_job_between_two_tries_says_after_what() -> None:
     name = the_job()
     pod = a_tuning_pod(name, ended=("download", int(ExitCode.DOWNLOAD_FAILED), "DownloadFailed: 503"), phase="Failed")
@@ -201,6 +229,20 @@ def test_a_configuration_that_is_not_there_buys_nothing() -> None:
     told = conditions(todo)["WorkspaceReady"]
     assert told[1] == "ConfigMapMissing"
     assert "ConfigMap mine" in told[2]
+
+
+@pytest.mark.badinput
+@pytest.mark.parametrize("case", MISTAKES)
+def test_a_mistaken_configuration_buys_nothing_and_is_told(case: str, count_cases: Callable[[str, int], None]) -> None:
+    text, method, told = MISTAKES[case]
+    seen = seen_of(a_tuning(tuning={"config": "mine", "method": method}))
+    seen = replace(seen, own_config={"kind": "ConfigMap", "data": {"training_config.yaml": text}})
+    todo = plan(seen, NOON, catalog=CATALOG, installation=INSTALLATION)
+    assert todo.apply == ()
+    status, reason, message = conditions(todo)["WorkspaceReady"]
+    assert (status, reason) == ("False", "ConfigInvalid")
+    assert re.search(told.replace("?", r"\?"), message)
+    count_cases("bad input of a tuning, as the status tells it", 1)
 
 
 def test_a_missing_push_secret_is_named_after_a_minute() -> None:
