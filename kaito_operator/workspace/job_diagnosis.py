@@ -1,9 +1,10 @@
 """How far a tuning is, and why it does not go on: from the Job and its pods to the leaf."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any
 
 from kaito_operator.api.reasons import ConditionType, Reason
 from kaito_operator.workspace import pod_diagnosis
@@ -21,12 +22,14 @@ STEPS_TOLD = {
     PUBLISHER: "publishes the adapter",
 }
 AGAIN = "then delete the Job to try again"
+REASONS = frozenset(each.value for each in Reason)
+KEPT = timedelta(minutes=5)
+"""The node of a Job that was given up, for its logs and for who mends it at once; after that nobody pays for it."""
 NO_POD = "its pod is being created"
 FAILURES = {
     ExitCode.CRASHED: (Reason.CRASHED, f"see `kubectl logs`, {AGAIN}"),
     ExitCode.CONFIG_INVALID: (Reason.CONFIG_INVALID, "mend training_config.yaml in the ConfigMap of tuning.config"),
     ExitCode.DATA_INVALID: (Reason.DATA_INVALID, f"give other data; or mend it where it is, {AGAIN}"),
-    ExitCode.DISK_FULL: (Reason.DISK_FULL, AGAIN.removeprefix("then ")),
     ExitCode.DOWNLOAD_FAILED: (Reason.DOWNLOAD_FAILED, f"see whether the address answers, {AGAIN}"),
     ExitCode.DOWNLOAD_REFUSED: (Reason.DOWNLOAD_REFUSED, "give another address in tuning.input"),
     **{code: (reason, f"{cure}, {AGAIN}") for code, (reason, cure) in MODEL_FAILURES.items()},
@@ -78,16 +81,34 @@ def _digest(pod: Pod) -> str:
     return ""
 
 
-def started(job: Job | None, pods: Sequence[Pod], *, name: str, done: bool, begun: bool, now: datetime) -> Finding:
-    """JobStarted: whether a pod of the Job is at work, or has been. False once the Job is given up."""
+def needs_no_node(job: Job | None, *, now: datetime) -> bool:
+    """Whether the Job was given up so long ago that its node goes back: nothing runs on it, and nothing will."""
+    return job is not None and job.failed_at is not None and now >= job.failed_at + KEPT
+
+
+def started(
+    job: Job | None,
+    pods: Sequence[Pod],
+    *,
+    name: str,
+    done: bool,
+    begun: bool,
+    before: Mapping[str, Any],
+    now: datetime,
+) -> Finding:
+    """JobStarted: whether a pod of the Job is at work, or has been. False once the Job is given up.
+
+    ``before``: the condition as the status has it, for words of a pod that went with its node.
+    """
     if done or (job is not None and job.complete):
         return passed(Reason.JOB_STARTED, "the Job is done")
     if job is None and not begun:
         return waits_for(ConditionType.RESOURCE_READY)
     if job is None:  # it is written in this very pass
         return waiting(Reason.JOB_PENDING, f"Job {name}: {NO_POD}")
-    if job.failed:
-        return _given_up(job, pods)
+    if job.failed_at is not None:
+        left = (job.failed_at + KEPT - now).total_seconds()
+        return replace(_given_up(job, pods, before), look_again=left if left > 0 else None)
     living = [pod for pod in pods if not pod.deleting and pod.phase not in ("Failed", "Succeeded")]
     if found := pod_diagnosis.trouble(living, pods, now=now):
         return found
@@ -124,11 +145,14 @@ def succeeded(
     return waiting(Reason.TUNING, f"Pod {pod.name} {doing}{far}")
 
 
-def _given_up(job: Job, pods: Sequence[Pod]) -> Finding:
-    """The last pod's own words, if it is still there."""
+def _given_up(job: Job, pods: Sequence[Pod], before: Mapping[str, Any]) -> Finding:
+    """The last pod's own words, which are kept when it goes."""
     failures = [found for pod in sorted(pods, key=lambda pod: pod.created_at) if (found := _failure(pod))]
     if failures:
         return failures[-1]
+    known = before.get("status") == "False" and before.get("reason") in REASONS
+    if known and before.get("message", "").startswith(f"Pod {job.name}-"):
+        return wrong(Reason(before["reason"]), before["message"])
     told = f"Job {job.name} failed ({job.failed}) and its pods are gone"
     return wrong(Reason.JOB_FAILED, told, cure="delete the Job to try again")
 

@@ -72,7 +72,8 @@ def _worked_on(
     """Machines, then nodes, then the training if there is one, then the model on them, then its answer."""
     workspace, needs, body_resource = seen.workspace, asked.served.needs, resource
     size = catalog.instance_type(resource.instance_type)
-    if asked.over:
+    given_up = asked.trains and asked.tuned is not None and job_diagnosis.needs_no_node(asked.tuned.job, now=now)
+    if asked.over or given_up:
         resource = resource.model_copy(update={"count": 0})  # the machines are paid for by the hour
     least = 0 if size or needs.cpu else needs.gpus
     lost_after = installation.node_lost_seconds
@@ -152,7 +153,10 @@ def _tuning(seen: Observed, asked: Task, *, begun: bool, now: datetime) -> tuple
     done = tuned.result is not None
     claim = ("PersistentVolumeClaim", tuning.claim_name(seen.workspace))
     taken = None if done else _name_taken(seen, claim)
-    job = taken or job_diagnosis.started(tuned.job, tuned.pods, name=tuned.job_name, done=done, begun=begun, now=now)
+    before = seen.workspace.conditions.get(ConditionType.JOB_STARTED.value, {})
+    job = taken or job_diagnosis.started(
+        tuned.job, tuned.pods, name=tuned.job_name, done=done, begun=begun, before=before, now=now
+    )
     made = job_diagnosis.succeeded(tuned.job, tuned.pods, tuned.result, started=job, progress=seen.progress)
     return job, made
 

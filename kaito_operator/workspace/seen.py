@@ -149,6 +149,7 @@ class Job:
     complete: bool
     failed: str
     """Why Kubernetes gave it up; "" while it has not."""
+    failed_at: datetime | None
     failed_pods: int
 
 
@@ -260,6 +261,7 @@ def job(manifest: Manifest) -> Job:
         deleting="deletionTimestamp" in meta,
         complete=is_true(conditions, "Complete"),
         failed=(failed.get("reason") or "Failed") if failed.get("status") == "True" else "",
+        failed_at=moment(failed["lastTransitionTime"]) if failed.get("status") == "True" else None,
         failed_pods=status.get("failed", 0),
     )
 

@@ -276,9 +276,12 @@ def seen_of(workspace: Mapping[str, Any], *others: Mapping[str, Any]) -> Observe
     return found
 
 
-def a_job(name: str, *, namespace: str = "team", complete: bool = False, failed: str = "") -> Manifest:
-    """A tuning Job of the Workspace chat."""
-    over = [condition("Complete", "True")] if complete else [condition("Failed", "True", failed)] if failed else []
+def a_job(
+    name: str, *, namespace: str = "team", complete: bool = False, failed: str = "", since: str = EARLIER
+) -> Manifest:
+    """A tuning Job of the Workspace chat; ``since``: when it was over, if it is."""
+    failure = [condition("Failed", "True", failed, since=since)] if failed else []
+    over = [condition("Complete", "True", since=since)] if complete else failure
     owner = {"apiVersion": "kaito.sh/v1alpha1", "kind": "Workspace", "name": "chat", "uid": UID, "controller": True}
     labels = {"kaito.sh/workspace": "chat", "app.kubernetes.io/component": "tuning"}
     return {

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -189,6 +190,48 @@ def test_a_job_given_up_names_the_step_and_its_last_words(case: str) -> None:
     assert (status, told) == ("False", reason)
     assert f"Pod {name}-abcde, {step}" in message
     assert conditions(todo)["WorkspaceReady"][1] == reason
+
+
+def given_up(*, minutes: float, pods: bool = True, status: Mapping[str, Any] | None = None) -> Plan:
+    """The plan so long after the Job failed for its data."""
+    workspace = a_tuning(status=status) if status else a_tuning()
+    name = the_job()
+    pod = a_tuning_pod(name, ended=("trainer", 65, "DataInvalid: rows.jsonl row 3"), phase="Failed")
+    since = (NOON - timedelta(minutes=minutes)).isoformat()
+    job = a_job(name, failed="PodFailurePolicy", since=since)
+    return with_node(workspace, job, *([pod] if pods else []))
+
+
+@pytest.mark.money
+def test_a_job_that_was_given_up_keeps_its_node_for_a_while_and_then_gives_it_back() -> None:
+    soon = given_up(minutes=4)
+    assert (deleted(soon), soon.look_again) == ([], 60)
+    later = given_up(minutes=5)
+    assert deleted(later) == [f"Machine {FIRST}"]
+    assert applied(later, "Machine") == applied(later, "Job") == []
+    assert later.report[0].status["targetNodeCount"] == 0
+    for todo in (soon, later):
+        told = conditions(todo)["WorkspaceReady"]
+        assert told[:2] == ("False", "DataInvalid")
+        assert "rows.jsonl row 3" in told[2]
+
+
+def test_its_words_stay_when_its_pod_has_gone_with_the_node() -> None:
+    status = given_up(minutes=5).report[0].status
+    kept = given_up(minutes=6, pods=False, status=status)
+    assert kept.report == ()
+    forgotten = given_up(minutes=6, pods=False)
+    assert conditions(forgotten)["JobStarted"][1] == "WorkspaceTuningJobStatusFailed"
+
+
+@pytest.mark.money
+def test_once_the_job_is_deleted_a_machine_is_bought_again() -> None:
+    name = the_job()
+    before = a_tuning(status=given_up(minutes=5).report[0].status)
+    gone = planned(before, a_job(name, failed="PodFailurePolicy"))
+    assert applied(gone, "Machine") == []
+    todo = planned(a_tuning(status=gone.report[0].status))
+    assert [step.manifest["kind"] for step in todo.apply] == ["Machine"]
 
 
 CANARY = "sig=CANARY4c1d"
