@@ -140,7 +140,8 @@ def _message(value: Any, *, number: int) -> dict[str, str]:
     role = value.get("role", {"human": "user", "gpt": "assistant"}.get(value.get("from", ""), value.get("from")))
     content = value.get("content", value.get("value"))
     if role not in ROLES:
-        raise BadRow(f"message {number} has the role {str(role)[:QUOTED]!r}; write one of {', '.join(ROLES)}")
+        told = repr(role[:QUOTED]) if isinstance(role, str) else type(role).__name__.removesuffix("Type")
+        raise BadRow(f"message {number} has the role {told}; write one of {', '.join(ROLES)}")
     if not isinstance(content, str) or not content.strip():
         raise BadRow(f"message {number} has no content")
     return {"role": str(role), "content": content}
