@@ -32,9 +32,7 @@ def deploy(
     result: Annotated[str | None, typer.Option(help="With --tune: the image to push the adapter as.")] = None,
     push_secret: Annotated[str | None, typer.Option(help="With --tune: the Secret to push with.")] = None,
     config: Annotated[str | None, typer.Option(help="With --tune: a ConfigMap with training_config.yaml.")] = None,
-    hub_secret: Annotated[
-        str | None, typer.Option(help="The Secret with your token for the Hugging Face Hub, for a gated model.")
-    ] = None,
+    hub_secret: Annotated[str | None, typer.Option(help="The Secret with your Hub token, for a gated model.")] = None,
     model_files: Annotated[
         str | None, typer.Option(help="Where its files are from: baked, kaito, volume, hub.")
     ] = None,
