@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 ONLY ?=
 WORKERS ?= 2
 
-.PHONY: help setup packages tools model demo test unit lint fix golden crds reference lock bench images e2e docs down clean
+.PHONY: help setup packages tools model demo test karpenter crash unit lint fix golden crds reference lock bench images e2e docs down clean
 
 help: ## this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +37,13 @@ demo: setup ## a Workspace becomes an answering model, on this machine
 
 test: setup lint ## every test, linters and type checks first
 	@$(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=loadgroup $(if $(ONLY),-m "$(ONLY)",)
+
+karpenter: $(VENV)/ready tools # our NodeClaims against a real Karpenter, built from source
+	@$(BIN)/python -m local_cluster.binaries karpenter
+	@$(BIN)/python -m pytest -n0 -m karpenter
+
+crash: $(VENV)/ready tools # SIGKILL of the operator before and after every write, ten minutes
+	@$(BIN)/python -m pytest -n0 -m crash
 
 unit: $(VENV)/ready # what needs no cluster and no model
 	@$(BIN)/python -m pytest -m "not system and not controlplane and not server and not tuning and not e2e"

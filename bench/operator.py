@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,24 +15,94 @@ import psutil
 import yaml
 
 from bench.figures import Figure, measure
-from bench.stub_world import StubWorld, stub_world
 from tests.support.control_plane import ApiServer, api_server, establish, free_ports
+from tests.support.stub_world import StubWorld, stub_world
 from tests.support.waiting import eventually
 
 CRDS = ("workspace", "gpu-provisioner")
 CHARTS = Path(__file__).parent.parent / "charts"
 PATIENCE = 600.0
+IDLE_SECONDS = 30.0
 
 
-@measure("operator.")
-def operator() -> Iterator[Figure]:
-    """1, 20, 100 and 1,000 Workspaces at once; 100 whose machines take 5 s."""
+@contextmanager
+def _server() -> Iterator[ApiServer]:
     with tempfile.TemporaryDirectory() as directory, api_server(Path(directory)) as server:
         for chart in CRDS:
             for path in sorted((CHARTS / chart / "files/crds").glob("*.yaml")):
                 establish(server, yaml.safe_load(path.read_text()))
-        for count, boot in ((1, 0.0), (20, 0.0), (100, 0.0), (100, 5.0), (1000, 0.0)):
-            yield from _run(server, count, boot_seconds=boot)
+        yield server
+
+
+@measure("operator.few.")
+def few() -> Iterator[Figure]:
+    """1 and 20 Workspaces at once."""
+    with _server() as server:
+        for count in (1, 20):
+            yield from _run(server, count, boot_seconds=0.0)
+
+
+@measure("operator.100.")
+def hundred() -> Iterator[Figure]:
+    """100 Workspaces at once, and 100 whose machines take 5 s."""
+    with _server() as server:
+        for boot in (0.0, 5.0):
+            yield from _run(server, 100, boot_seconds=boot)
+
+
+@measure("operator.1000.")
+def thousand() -> Iterator[Figure]:
+    """1,000 Workspaces at once."""
+    with _server() as server:
+        yield from _run(server, 1000, boot_seconds=0.0)
+
+
+@measure("operator.trickle.")
+def trickle() -> Iterator[Figure]:
+    """100 Workspaces one after another, ten a second: how long from an event to the first write that answers it."""
+    with _server() as server, _process(server):
+        start = server.now()
+        asyncio.run(_one_after_another(server, 100, seconds=0.1))
+        waits = sorted(start.first_answers("workspaces").values())
+        yield Figure("operator.trickle.event_to_write_p50_ms", 1000 * waits[len(waits) // 2], "ms")
+        yield Figure("operator.trickle.event_to_write_p99_ms", 1000 * waits[int(len(waits) * 0.99) - 1], "ms")
+        quiet = server.now()
+        threading.Event().wait(IDLE_SECONDS)
+        asked = [told for told in quiet.requests() if not told.startswith("watch ") and "leases" not in told]
+        yield Figure("operator.trickle.idle_requests_a_minute", len(asked) * 60 / IDLE_SECONDS, "")
+
+
+@measure("operator.stuck.")
+def stuck() -> Iterator[Figure]:
+    """10 good Workspaces behind 6 whose Machines never come, and 10 alone."""
+    with _server() as server:
+        with _process(server):
+            alone = asyncio.run(_behind(server, good=10, never=0))
+        with _process(server):
+            behind = asyncio.run(_behind(server, good=10, never=6))
+        yield Figure("operator.stuck.last_good_ready_s", behind, "s", baseline=alone)
+
+
+async def _one_after_another(server: ApiServer, count: int, *, seconds: float) -> None:
+    async with stub_world(server, boot_seconds=0.0) as world:
+        for index in range(count):
+            await _create(world, f"t{index}")
+            await asyncio.sleep(seconds)
+        await world.all_ready(count, within=PATIENCE)
+
+
+async def _behind(server: ApiServer, *, good: int, never: int) -> float:
+    """Seconds until the last good one is Ready."""
+    async with stub_world(server, boot_seconds=0.0) as world:
+        run = time.monotonic_ns()
+        world.never = {f"n{run}-{index}" for index in range(never)}
+        for name in sorted(world.never):
+            await _create(world, name)
+        names = {f"g{run}-{index}" for index in range(good)}
+        started = asyncio.get_running_loop().time()
+        await asyncio.gather(*(_create(world, name) for name in sorted(names)))
+        await world.are_ready(names, within=PATIENCE)
+        return max(world.ready[name] for name in names) - started
 
 
 def _run(server: ApiServer, count: int, *, boot_seconds: float) -> Iterator[Figure]:

@@ -22,6 +22,7 @@ class Mirror:
     def __init__(self) -> None:
         self._objects: dict[_Resource, dict[_Name, Manifest]] = defaultdict(dict)
         self._of_workspace: dict[tuple[_Resource, Key], set[_Name]] = defaultdict(set)
+        self._of_nobody: dict[_Resource, set[_Name]] = defaultdict(set)
         self._removed: dict[str, int] = {}
         self._read: dict[Key, tuple[Manifest, ...]] = {}
         self._refusals: dict[Ref, Refusal] = {}
@@ -42,6 +43,8 @@ class Mirror:
         self._objects[resource][name] = seen
         if key := _workspace_key(seen):
             self._of_workspace[resource, key].add(name)
+        else:
+            self._of_nobody[resource].add(name)
         return True
 
     def remove(self, gone: Manifest) -> bool:
@@ -113,6 +116,11 @@ class Mirror:
         resource = (kind.api_version, kind.kind)
         return [self._objects[resource][name] for name in sorted(self._of_workspace.get((resource, key), ()))]
 
+    def of_nobody(self, kind: Kind) -> list[Manifest]:
+        """The objects of a kind that bear no Workspace's labels, sorted by namespace and name."""
+        resource = (kind.api_version, kind.kind)
+        return [self._objects[resource][name] for name in sorted(self._of_nobody.get(resource, ()))]
+
     def __len__(self) -> int:
         return sum(len(objects) for objects in self._objects.values())
 
@@ -123,6 +131,7 @@ class Mirror:
             del self._removed[next(iter(self._removed))]
 
     def _unindex(self, resource: _Resource, name: _Name) -> None:
+        self._of_nobody[resource].discard(name)
         known = self._objects[resource].get(name)
         if known is not None and (key := _workspace_key(known)):
             names = self._of_workspace[resource, key]
@@ -146,5 +155,5 @@ def _version(manifest: Manifest) -> int:
 def _workspace_key(manifest: Manifest) -> Key | None:
     meta = manifest["metadata"]
     labels = meta.get("labels") or {}
-    namespace = meta.get("namespace") or labels.get(WORKSPACE_NAMESPACE)
-    return Key(namespace, labels[WORKSPACE]) if WORKSPACE in labels and namespace else None
+    name, namespace = labels.get(WORKSPACE), meta.get("namespace") or labels.get(WORKSPACE_NAMESPACE)
+    return Key(namespace, name) if name and namespace else None

@@ -1,7 +1,7 @@
 """Where the programs of the control plane are: found, downloaded or built, whichever comes first.
 
 Search order, program by program: ``$KUBEBUILDER_ASSETS`` (the caller's word, taken as it is); PATH, if the version
-there has the minor version pinned in ``kubernetes/go.mod``; our cache; the official release; ``go build``.
+there has the minor version that go.mod pins; our cache; the official release; ``go build``.
 
 ``python -m local_cluster.binaries`` fetches all that a cluster needs.
 """
@@ -30,6 +30,13 @@ class BinariesMissing(LocalClusterError):
     """A program is nowhere and cannot be made; the message says what to install."""
 
 
+GO_MODULE = Path(__file__).parent / "kubernetes"
+KARPENTER = Path(__file__).parent / "karpenter"
+"""A module of its own: Karpenter wants other versions of the same libraries. Tests alone run it."""
+LEADS = {GO_MODULE: "k8s.io/kubernetes", KARPENTER: "sigs.k8s.io/karpenter"}
+"""Whose version names the directory in the cache."""
+
+
 @dataclass(frozen=True, slots=True)
 class Program:
     """One executable: the Go package it is built from, the module that pins its version, how to ask it for that."""
@@ -38,11 +45,18 @@ class Program:
     package: str
     module: str
     ask_version: tuple[str, ...] = ("--version",)
+    directory: Path = GO_MODULE
+    """Of the go.mod that pins it."""
 
     @property
     def version(self) -> str:
         """The pinned version, with its v."""
-        return pinned(self.module)
+        return pinned(self.module, self.directory)
+
+    @property
+    def cached(self) -> Path:
+        """Where it lies once it was downloaded or built."""
+        return cache_directory(self.directory) / self.name
 
 
 def _kubernetes(name: str, *ask_version: str) -> Program:
@@ -65,6 +79,7 @@ PROGRAMS = {
             "github.com/distribution/distribution/v3/cmd/registry",
             "github.com/distribution/distribution/v3",
         ),
+        Program("karpenter", "sigs.k8s.io/karpenter/kwok", "sigs.k8s.io/karpenter", directory=KARPENTER),
     )
 }
 CONTROL_PLANE = ("etcd", "kube-apiserver")
@@ -73,23 +88,21 @@ NODES = ("kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy")
 CLUSTER = (*CONTROL_PLANE, *NODES, "kubectl", "helm", "registry")
 """All that a local cluster runs or hands to its user."""
 
-GO_MODULE = Path(__file__).parent / "kubernetes"
-
 
 @cache
-def pinned(module: str) -> str:
-    """The version that go.mod pins for a module."""
-    found = re.search(rf"^\s*{re.escape(module)} (v\S+)", (GO_MODULE / "go.mod").read_text(), re.MULTILINE)
+def pinned(module: str, directory: Path = GO_MODULE) -> str:
+    """The version that a go.mod pins for a module."""
+    found = re.search(rf"^\s*(?:require )?{re.escape(module)} (v\S+)", (directory / "go.mod").read_text(), re.MULTILINE)
     if found is None:
-        raise BinariesMissing(f"{GO_MODULE / 'go.mod'} does not pin {module}")
+        raise BinariesMissing(f"{directory / 'go.mod'} does not pin {module}")
     return found[1]
 
 
-def cache_directory() -> Path:
+def cache_directory(directory: Path = GO_MODULE) -> Path:
     """Ours, of everything that go.sum pins: another pin is another directory, so nothing stale is ever found."""
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    digest = sha256((GO_MODULE / "go.sum").read_bytes()).hexdigest()[:8]
-    return home / "kaito" / "bin" / f"{pinned('k8s.io/kubernetes')}-{digest}"
+    digest = sha256((directory / "go.sum").read_bytes()).hexdigest()[:8]
+    return home / "kaito" / "bin" / f"{pinned(LEADS[directory], directory)}-{digest}"
 
 
 def find(*names: str, say: Say | None = None) -> dict[str, Path]:
@@ -114,8 +127,7 @@ def search(program: Program) -> Path | None:
     on_path = shutil.which(program.name)
     if on_path and _fits(on_path, program):
         return Path(on_path)
-    cached = cache_directory() / program.name
-    return cached if os.access(cached, os.X_OK) else None
+    return program.cached if os.access(program.cached, os.X_OK) else None
 
 
 def _fits(path: str, program: Program) -> bool:
@@ -130,29 +142,27 @@ def _fits(path: str, program: Program) -> bool:
 
 def _fetch(missing: list[Program], say: Say) -> dict[str, Path]:
     """Downloads or builds into the cache; every program appears there whole or not at all."""
-    directory = cache_directory()
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        with _alone(directory / ".lock", say):
-            for program in missing:
-                if not os.access(
-                    directory / program.name, os.X_OK
-                ):  # another process may have built it while we waited
-                    _fetch_one(program, directory, say)
-    except OSError as error:
-        raise BinariesMissing(f"cannot write to {directory}: {error.strerror or error}") from error
-    return {program.name: directory / program.name for program in missing}
+    for program in missing:
+        directory = program.cached.parent
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            with _alone(directory / ".lock", say):
+                if not os.access(program.cached, os.X_OK):  # another process may have built it while we waited
+                    _fetch_one(program, say)
+        except OSError as error:
+            raise BinariesMissing(f"cannot write to {directory}: {error.strerror or error}") from error
+    return {program.name: program.cached for program in missing}
 
 
-def _fetch_one(program: Program, directory: Path, say: Say) -> None:
-    part = directory / f".{program.name}.part"
+def _fetch_one(program: Program, say: Say) -> None:
+    part = program.cached.with_name(f".{program.name}.part")
     try:
         if not releases.download(program.name, program.version, part, say=say):
             versions = go_build.stamp(kubernetes=pinned("k8s.io/kubernetes"), helm=pinned("helm.sh/helm/v3"))
-            source = go_build.Source(program.package, GO_MODULE, versions)
+            source = go_build.Source(program.package, program.directory, versions)
             go_build.build(source, part, go=go_build.find_go(), name=program.name, say=say)
         part.chmod(0o755)
-        part.rename(directory / program.name)
+        part.rename(program.cached)
     except go_build.BuildFailed as error:
         raise BinariesMissing(f"{program.name} {program.version}: {error}") from error
     finally:

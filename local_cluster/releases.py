@@ -52,6 +52,8 @@ def release(name: str, version: str, *, arch: str) -> Release | None:
             base = f"https://github.com/distribution/distribution/releases/download/{version}"
             url = f"{base}/registry_{version.removeprefix('v')}_linux_{arch}.tar.gz"
             return Release(url, f"{url}.sha256", "registry")
+        case "karpenter":
+            return None  # the provider without a cloud is built from source by whoever wants it
         case _:
             url = f"{KUBERNETES}/{version}/bin/linux/{arch}/{name}"
             return Release(url, f"{url}.sha256")

@@ -17,6 +17,22 @@ ROOT = Path(__file__).parent.parent
 _numbers = itertools.count(1)
 
 
+ON_DEMAND = {
+    "karpenter": "make karpenter: Karpenter is built from source, which takes minutes the first time",
+    "crash": "make crash: two lives for every write take minutes; create and delete run always, without processes",
+}
+"""Markers whose tests run only where ``-m`` names them, and why."""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Says in words why what is not asked for does not run."""
+    asked = config.getoption("markexpr") or ""
+    for item in items:
+        for marker, why in ON_DEMAND.items():
+            if item.get_closest_marker(marker) and marker not in asked:
+                item.add_marker(pytest.mark.skip(reason=why))
+
+
 @pytest.fixture(scope="session")
 def api_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
     """A real API server, one for all tests of a run; each test uses names of its own."""

@@ -79,6 +79,7 @@ class Reason(StrEnum):
     GPU_OUT_OF_MEMORY = "GPUOutOfMemory"
     DISK_FULL = "DiskFull"
     POD_EVICTED = "PodEvicted"
+    PROBE_FAILING = "ProbeFailing"
     VOLUME_NOT_MOUNTED = "VolumeNotMounted"
 
     # Tuning.

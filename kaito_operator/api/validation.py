@@ -7,7 +7,7 @@ may have been stored under older rules; and what needs the catalogue is checked 
 import re
 from collections.abc import Iterator
 
-from kaito_operator.api import labels
+from kaito_operator.api import labels, pod_template
 from kaito_operator.api.fields import DNS_LABEL
 from kaito_operator.api.problems import Problem
 from kaito_operator.api.reasons import Reason
@@ -99,6 +99,8 @@ def _inference(inference: Inference, *, resource: Resource, catalog: Catalog) ->
     if inference.preset is not None:
         yield from _preset(inference.preset, at="inference.preset", catalog=catalog)
         yield from _size(inference.preset, resource=resource, catalog=catalog)
+    elif inference.template is not None:
+        yield from pod_template.problems(inference.template, at="inference.template")
     yield from _adapters(inference.adapters)
 
 

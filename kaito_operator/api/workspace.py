@@ -160,6 +160,8 @@ class Workspace:
     """What in its shape cannot be read."""
     status: Manifest
     """The status as it was last written."""
+    conditions: Mapping[str, Mapping[str, Any]]
+    """The conditions in it, by type."""
 
     @property
     def ref(self) -> Ref:
@@ -170,11 +172,6 @@ class Workspace:
     def subject(self) -> Subject:
         """What the second look compares with the live object."""
         return Subject(self.ref, self.uid, self.generation, deleting=self.deleted_at is not None)
-
-    @property
-    def conditions(self) -> dict[str, Mapping[str, Any]]:
-        """The conditions as last written, by type."""
-        return conditions_of(self.status)
 
     @property
     def load_balanced(self) -> bool:
@@ -203,6 +200,7 @@ def parse_workspace(manifest: Manifest) -> Workspace:
         body=body,
         problems=problems,
         status=status if isinstance(status, Mapping) else {},
+        conditions=conditions_of(status),
     )
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
+from urllib.request import getproxies
 
 import aiohttp
 import yaml
@@ -65,6 +66,8 @@ class Kube:
         counted: Counted = lambda *_: None,
         may_write: MayWrite = lambda: True,
     ) -> None:
+        # The client looks for proxies and for ~/.netrc in a thread before each request; ours are none of the latter's.
+        configuration.client_session_kwargs = {"trust_env": bool(getproxies())}
         self._api = ApiClient(configuration)
         self.field_manager = field_manager
         self._may_write = may_write

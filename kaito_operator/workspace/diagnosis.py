@@ -13,7 +13,7 @@ from kaito_operator.api.spec import LabelSelector, Resource
 from kaito_operator.workspace import losses
 from kaito_operator.workspace.attempts import FIRST_BACK_OFF, LONGEST_BACK_OFF, Attempt
 from kaito_operator.workspace.finding import Finding, passed, waiting, wrong
-from kaito_operator.workspace.placement import Placement
+from kaito_operator.workspace.placement import TRIES_SECONDS, Placement
 from kaito_operator.workspace.seen import Conditions, Machine, Node, is_true
 
 STEPS = (
@@ -145,8 +145,9 @@ def _machine_failure(machine: Machine, *, now: datetime) -> Finding | None:
         told = f"{what}: no provisioner has answered for 2 minutes"
         return wrong(Reason.PROVISIONER_NOT_ANSWERING, told, cure=NOBODY_ANSWERS[machine.kind])
     if machine.launch_failed:
-        launched = machine.conditions["MachineLaunched"]
-        return wrong(Reason.LAUNCH_FAILED, f"{what}: {launched.get('message') or launched['reason']}")
+        launched, left = machine.conditions["MachineLaunched"], TRIES_SECONDS - _age(machine, now=now)
+        told = f"{what}: {launched.get('message') or launched['reason']}"
+        return wrong(Reason.LAUNCH_FAILED, told, look_again=left if left > 0 else None)
     condition = machine.conditions.get(_open_step(machine.conditions)[0], {})
     if condition.get("status") != "False" or condition.get("reason", "") in PROGRESS:
         return None

@@ -112,7 +112,7 @@ def observe(
         o if o is not None and owned_by(o, workspace.uid) else None for o in named
     )
     pods = tuple(_pod(p, key, words_of=words_of) for p in mirror.of_workspace(POD, key))
-    nodes = tuple(seen.node(n) for n in mirror.all(NODE) if seen.holder(n) in (None, key))
+    nodes = tuple(seen.node(n) for n in (*mirror.of_workspace(NODE, key), *mirror.of_nobody(NODE)))
     read = mirror.read_for(key)
     return Observed(
         workspace=workspace,

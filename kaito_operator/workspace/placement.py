@@ -117,11 +117,12 @@ def _account(seen: Observed, resource: Resource, *, now: datetime) -> tuple[Atte
     """The status's account of each slot, brought up to what is seen. A changed Workspace starts with a clean one."""
     known, taken = attempts.recorded(seen.workspace.status), slots(seen.machines, uid=seen.workspace.uid)
     changed = seen.workspace.status.get("observedGeneration") != seen.workspace.generation
+    said = told(seen)
     return tuple(
         attempts.went_on(
             attempts.forgiven(before) if changed else before,
             taken.get(slot),
-            loss=losses.why(seen, before, taken.get(slot), told=told(seen)),
+            loss=losses.why(seen, before, taken.get(slot), told=said),
             wanted=slot < resource.count,
             now=now,
         )

@@ -14,10 +14,14 @@ from presets.tuning_steps import ExitCode
 Rule = Callable[[Pod], Finding | None]
 SCHEDULING_SECONDS = 10.0
 """A pod that the scheduler cannot place at once may only be ahead of the scheduler's view of the nodes."""
+PROBE_SECONDS = 60.0
+"""A server that has started and does not pass its readiness probe for so long is not only busy."""
 MOUNT_SECONDS = 60.0
 """A pod whose volumes are not there by then mounts something that does not exist."""
 LONGEST_QUOTE = 300
 ACCESS_SECRET = "modelAccessSecret"  # noqa: S105 - the name of a field
+KILLED = 137
+"""The exit code of a process that SIGKILL ended."""
 WAITS = {
     "CreateContainerConfigError": (
         Reason.CONTAINER_START_ERROR,
@@ -92,6 +96,8 @@ def trouble(living: Sequence[Pod], pods: Sequence[Pod], *, now: datetime) -> Fin
             return found
         if found := _not_mounted(pod, now=now):
             return found
+        if found := _probe_failing(pod, now=now):
+            return found
     return next((found for pod in pods if not living and (found := _evicted(pod))), None)
 
 
@@ -105,6 +111,18 @@ def _unschedulable(pod: Pod, *, making_room: bool, now: datetime) -> Finding | N
     if left > 0:
         return waiting(Reason.INFERENCE_PENDING, f"Pod {pod.name} waits for a node", look_again=left + 1)
     return wrong(Reason.UNSCHEDULABLE, f"Pod {pod.name} fits on no node: {scheduled.get('message', '')}")
+
+
+def _probe_failing(pod: Pod, *, now: datetime) -> Finding | None:
+    """The kubelet tells in events alone what a probe was answered; since when the pod is not ready is in its status."""
+    unready = next((c for c in pod.containers if c.runs and c.started and not c.ready), None)
+    since = pod.conditions.get("ContainersReady", {}).get("lastTransitionTime")
+    if unready is None or not since:
+        return None
+    if (left := PROBE_SECONDS - (now - moment(since)).total_seconds()) > 0:
+        return waiting(Reason.INFERENCE_PENDING, f"{progress(pod)}", look_again=left + 1)
+    told = f"Pod {pod.name}, container {unready.name} has not passed its readiness probe since {since}"
+    return wrong(Reason.PROBE_FAILING, told, cure=f"kubectl describe pod {pod.name}, kubectl logs {pod.name}")
 
 
 def _not_mounted(pod: Pod, *, now: datetime) -> Finding | None:
@@ -182,6 +200,8 @@ def _crashed(pod: Pod) -> Finding | None:
         code = f" with exit code {ended.exit_code}" if ended else ""
         said = last_line(ended.message) if ended else ""
         told = f"Pod {pod.name}, container {container.name} ended{code}" + (f": {said}" if said else "")
+        if ended is not None and ended.exit_code == KILLED and not said:
+            told += ": it was killed, as after a failed liveness or startup probe"
         return wrong(Reason.CRASH_LOOP, told, cure=f"kubectl logs --previous {pod.name}")
     return None
 

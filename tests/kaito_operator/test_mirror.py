@@ -47,6 +47,17 @@ def test_a_list_removes_ghosts_and_keeps_what_is_newer_than_itself() -> None:
     assert mirror.all(POD) == [arrived, kept, newer]
 
 
+def test_objects_of_nobody_are_found_until_somebody_labels_them() -> None:
+    mirror = Mirror()
+    for seen in (a_pod("b", 1), a_pod("a", 2), a_pod("c", 3, workspace="w")):
+        mirror.put(seen)
+    assert [p["metadata"]["name"] for p in mirror.of_nobody(POD)] == ["a", "b"]
+    mirror.put(a_pod("a", 4, workspace="w"))
+    mirror.put(a_pod("c", 5))
+    mirror.remove(a_pod("b", 6))
+    assert [p["metadata"]["name"] for p in mirror.of_nobody(POD)] == ["c"]
+
+
 def test_objects_are_found_by_the_workspace_on_their_labels() -> None:
     mirror = Mirror()
     for seen in (a_pod("b", 1, workspace="w"), a_pod("a", 2, workspace="w"), a_pod("c", 3), a_machine("m", 4, "w")):

@@ -57,7 +57,7 @@ def test_a_file_that_cannot_be_executed_is_no_program(places: Path) -> None:
 @pytest.mark.parametrize("program", PROGRAMS.values(), ids=lambda program: program.name)
 def test_go_mod_pins_every_program(program: binaries.Program) -> None:
     assert program.version.startswith("v")
-    assert f'_ "{program.package}"' in (binaries.GO_MODULE / "tools.go").read_text()
+    assert f'_ "{program.package}"' in (program.directory / "tools.go").read_text()
 
 
 def test_a_cache_directory_is_good_for_one_set_of_versions_only(places: Path) -> None:

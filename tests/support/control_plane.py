@@ -10,15 +10,22 @@ import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from kaito_operator.api.conditions import moment
 from local_cluster import binaries, credentials
 from local_cluster.control_plane import AUDIT_POLICY, ControlPlane
 from tests.support.waiting import eventually
 
 Json = dict[str, Any]
-USERS = {"admin": "system:masters", "operator": "system:masters", "stranger": ""}
+USERS = {
+    "admin": "system:masters",
+    "operator": "system:masters",
+    "karpenter": "system:masters",
+    "stranger": "",
+}
 """User → group. Tests act as admin and the code under test as operator, so that the audit log tells them apart."""
 
 APPLY = "application/apply-patch+yaml"
@@ -112,6 +119,31 @@ class Moment:
     def writes(self, *, user: str = "operator") -> list[str]:
         """The requests that change something, without those for the Lease."""
         return [told for told in self.requests(user=user) if told.split()[0] not in READS and "leases" not in told]
+
+    def created(self, *, user: str = "operator") -> list[str]:
+        """What the user has brought into being since, as ``resource namespace/name``; events aside."""
+        made = []
+        for entry in self._entries():
+            about, code = entry.get("objectRef", {}), entry.get("responseStatus", {}).get("code")
+            ours = entry["user"]["username"] == user and entry["stage"] == "ResponseComplete"
+            if ours and code == 201 and about.get("resource") not in (None, "events"):
+                made.append(f"{about['resource']} {about.get('namespace', '')}/{about.get('name', '')}")
+        return made
+
+    def first_answers(self, plural: str, *, user: str = "operator") -> dict[str, float]:
+        """Seconds from the creation of each object of the kind by somebody else to the user's first write to it."""
+        made: dict[str, datetime] = {}
+        answered: dict[str, float] = {}
+        for entry in self._entries():
+            about, name = entry.get("objectRef", {}), entry.get("objectRef", {}).get("name", "")
+            if about.get("resource") != plural or entry["stage"] != "ResponseComplete":
+                continue
+            if entry["verb"] == "create" and entry["user"]["username"] != user:
+                made[name] = moment(entry["stageTimestamp"])
+            elif entry["verb"] == "patch" and entry["user"]["username"] == user and name in made:
+                waited = (moment(entry["requestReceivedTimestamp"]) - made[name]).total_seconds()
+                answered.setdefault(name, max(0.0, waited))
+        return answered
 
     def _entries(self) -> Iterator[Json]:
         with self.log.open("rb") as lines:

@@ -12,7 +12,7 @@ from typing import Any
 from kaito_operator.api import labels
 from kaito_operator.api.conditions import timestamp
 from kaito_operator.mirror import Mirror
-from kaito_operator.plan import Apply, Delete, Finalizer, Key, Plan, Report
+from kaito_operator.plan import Apply, Delete, Finalizer, Key, Plan, Ref, Report
 from kaito_operator.workspace.observe import Observed, observe
 from tests.support.builders import NOON, a_container, a_node, a_pod, a_tuning_pod, condition, machine_conditions
 
@@ -57,7 +57,7 @@ class ModelCluster:
             yield lambda: self._finalizers(todo, [labels.WORKSPACE_FINALIZER])
         yield from (lambda step=step: self.apply(step) for step in todo.apply)
         yield from (lambda step=step: self.delete(step) for step in todo.delete)
-        yield from (lambda report=report: self._report(report) for report in todo.report)
+        yield from (lambda report=report: self.report(report) for report in todo.report)
         if todo.finalizer is Finalizer.DROP and not self._left(todo):
             yield lambda: self._finalizers(todo, [])
 
@@ -87,7 +87,8 @@ class ModelCluster:
             del self.objects[name]
             self.objects = {n: each for n, each in self.objects.items() if n[0] != "Pod" or _job_of(each) != name[2]}
 
-    def _report(self, report: Report) -> None:
+    def report(self, report: Report) -> None:
+        """Writes a status."""
         seen = self.objects[(report.ref.kind, report.ref.namespace, report.ref.name)]
         self._store({**seen, "status": dict(report.status)})
 
@@ -97,6 +98,20 @@ class ModelCluster:
             del self.objects[("Workspace", *self.key)]
         else:
             self._store({**seen, "metadata": {**seen["metadata"], "finalizers": wanted}})
+
+    def set_finalizers(self, ref: Ref, wanted: list[str]) -> Manifest:
+        """Writes the finalizers; an object that is being deleted goes with its last one."""
+        name = (ref.kind, ref.namespace, ref.name)
+        seen = self.objects[name]
+        self._store({**seen, "metadata": {**seen["metadata"], "finalizers": wanted}})
+        stored = self.objects[name]
+        if not wanted and "deletionTimestamp" in stored["metadata"]:
+            del self.objects[name]
+        return stored
+
+    def version(self) -> str:
+        """A resourceVersion that is younger than all objects."""
+        return str(next(self._versions))
 
     def _left(self, todo: Plan) -> bool:
         wanted = [(selection.kind, selection.labels.items()) for selection in todo.gone_in_cluster]

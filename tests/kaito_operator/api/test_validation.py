@@ -40,7 +40,9 @@ GOOD = {
         inference={"preset": {"name": "llama-2-7b", "accessMode": "private", "presetOptions": {"image": "r/x:1"}}},
         resource=ON_GPU,
     ),
-    "a template of the user's own": a_workspace(inference={"template": {"spec": {}}}),
+    "a template of the user's own": a_workspace(
+        inference={"template": {"spec": {"containers": [{"name": "c", "image": "i"}]}}}
+    ),
     "adapters": a_workspace(
         inference={**preset(), "adapters": [{"source": {"name": "one", "image": "r.io/a/b:1"}, "strength": "0.5"}]}
     ),
@@ -76,6 +78,20 @@ BAD: dict[str, tuple[dict[str, Any], list[str]]] = {
     "both": (
         a_workspace(inference=preset(), tuning=TUNING, resource=ON_GPU),
         ["inference: write exactly one of inference and tuning"],
+    ),
+    "a template of another shape": (
+        a_workspace(
+            inference={"template": {"metadata": [], "spec": {"containers": [7, {"ports": [{"containerPort": "a"}]}]}}}
+        ),
+        [
+            "inference.template.metadata: write an object",
+            "inference.template.spec.containers[0]: write an object",
+            "inference.template.spec.containers[1].ports[0].containerPort: write a number",
+        ],
+    ),
+    "a template without containers": (
+        a_workspace(inference={"template": {"spec": {}}}),
+        ["inference.template.spec.containers: write at least one container, with name and image"],
     ),
     "preset and template": (
         a_workspace(inference={**preset(), "template": {}}),

@@ -115,7 +115,9 @@ def test_once_told_a_claim_that_cannot_be_launched_goes_so_that_others_can() -> 
 
 def test_it_gets_half_a_minute_of_tries_first() -> None:
     workspace = a_workspace(status=told("LaunchFailed", LAST_WORDS))
-    assert deleted(planned(workspace, launching("LaunchFailed", WHY, age=29))) == []
+    todo = planned(workspace, launching("LaunchFailed", WHY, age=29))
+    assert deleted(todo) == []
+    assert todo.look_again == 1.0, "no event tells that the time is over: a condition that stays the same is none"
 
 
 ASKED = {"slot": 0, "attempt": 1, "name": FIRST}

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.kaito_operator.workspace.test_properties import ACTIONS, CASES, one_pass, planned, total
@@ -20,6 +20,8 @@ JOBS: dict[str, Callable[[ModelCluster], object]] = {
     "somebody deletes the Job": lambda c: c.lose("Job"),
     "somebody deletes the ConfigMap": lambda c: c.lose("ConfigMap"),
 }
+LONG = 500
+"""Cases of the property that takes ten times as long as the others."""
 HISTORIES = st.lists(st.sampled_from(sorted(JOBS)), max_size=14)
 
 
@@ -89,7 +91,7 @@ def test_a_plan_that_was_carried_out_leaves_nothing_to_do(cluster: ModelCluster,
     assert again.summary() == "nothing to do"
 
 
-@CASES
+@settings(CASES, max_examples=LONG)
 @given(cluster=tunings(), history=HISTORIES, after=HISTORIES)
 def test_what_was_tuned_is_never_trained_again(cluster: ModelCluster, history: list[str], after: list[str]) -> None:
     for action in history:
@@ -122,4 +124,4 @@ def test_a_deleted_workspace_goes_and_leaves_nothing(
 
 
 def test_the_cases_are_counted(count_cases: Callable[[str, int], None]) -> None:
-    count_cases("tuning properties", 4 * CASES.max_examples)
+    count_cases("tuning properties", 3 * CASES.max_examples + LONG)

@@ -50,6 +50,17 @@ def ended(code: int, message: str = "", reason: str = "Error") -> dict[str, Any]
 TEN_SECONDS_AGO = "2026-01-02T11:59:50Z"
 KEY_ERROR = ended(3, "Traceback (most recent call last):\nKeyError: 'x'\n")
 BACK_OFF = f'Back-off pulling image "{IMAGE}": ErrImagePull: rpc error: not found'
+A_MINUTE_AGO = "2026-01-02T11:59:00Z"
+
+
+def unready(since: str) -> dict[str, Any]:
+    return condition("ContainersReady", "False", "ContainersNotReady", since=since)
+
+
+def unplaced(message: str) -> dict[str, Any]:
+    return a_pod(conditions=[condition("PodScheduled", "False", "Unschedulable", message, since=TEN_SECONDS_AGO)])
+
+
 TROUBLE: dict[str, tuple[dict[str, Any], str, str]] = {
     "an image that is not there": (
         waits("ErrImagePull", "rpc error: not found"),
@@ -102,6 +113,38 @@ TROUBLE: dict[str, tuple[dict[str, Any], str, str]] = {
         "GPUOutOfMemory",
         f"{WHAT}: torch.OutOfMemoryError: CUDA out of memory. What to do: take an instanceType with more GPU memory",
     ),
+    "an image that may not be pulled": (
+        waits("ErrImagePull", f'failed to pull and unpack image "{IMAGE}": 401 Unauthorized'),
+        "ImagePullError",
+        f'{WHAT}, image {IMAGE}: failed to pull and unpack image "{IMAGE}": 401 Unauthorized. What to do: {PULL}',
+    ),
+    "a kill without words": (
+        with_container(restarts=1, before=ended(137)),
+        "ContainerCrashLoopBackOff",
+        f"{WHAT} ended with exit code 137: it was killed, as after a failed liveness or startup probe. "
+        "What to do: kubectl logs --previous chat-6d9f-x2x4z",
+    ),
+    "a readiness probe that fails for a minute": (
+        a_pod(node="n", containers=[a_container(started=True)], conditions=[unready(A_MINUTE_AGO)]),
+        "ProbeFailing",
+        f"{WHAT} has not passed its readiness probe since {A_MINUTE_AGO}. "
+        "What to do: kubectl describe pod chat-6d9f-x2x4z, kubectl logs chat-6d9f-x2x4z",
+    ),
+    "a taint": (
+        unplaced("0/1 nodes are available: 1 node(s) had untolerated taint(s)."),
+        "Unschedulable",
+        f"{POD} fits on no node: 0/1 nodes are available: 1 node(s) had untolerated taint(s).",
+    ),
+    "too few GPUs": (
+        unplaced("0/1 nodes are available: 1 Insufficient nvidia.com/gpu."),
+        "Unschedulable",
+        f"{POD} fits on no node: 0/1 nodes are available: 1 Insufficient nvidia.com/gpu.",
+    ),
+    "an affinity": (
+        unplaced("0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector."),
+        "Unschedulable",
+        f"{POD} fits on no node: 0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector.",
+    ),
     "no node for ten seconds": (
         a_pod(conditions=[condition("PodScheduled", "False", "Unschedulable", "0/2 available", since=TEN_SECONDS_AGO)]),
         "Unschedulable",
@@ -137,6 +180,11 @@ PROGRESS: dict[str, tuple[list[dict[str, Any]], str]] = {
 def test_what_takes_its_time_is_no_failure(case: str) -> None:
     pods, told = PROGRESS[case]
     assert inference(*pods) == ("Unknown", "WorkspaceInferenceStatusPending", f"0 of 1 replicas answer; {told}")
+
+
+def test_a_server_that_has_just_started_is_given_a_minute_to_be_ready() -> None:
+    young = a_pod(node="n", containers=[a_container(started=True)], conditions=[unready("2026-01-02T11:59:30Z")])
+    assert inference(young)[:2] == ("Unknown", "WorkspaceInferenceStatusPending")
 
 
 def test_a_pod_without_a_node_is_given_ten_seconds() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import ssl
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
@@ -24,6 +25,8 @@ class StubWorld:
     def __init__(self, server: ApiServer, client: httpx.AsyncClient, *, boot_seconds: float) -> None:
         self._server, self._client, self._boot_seconds = server, client, boot_seconds
         self._known: set[str] = set()
+        self.never: set[str] = set()
+        """Workspaces whose Machines never come."""
         self.ready: dict[str, float] = {}
         """Workspace → when it was seen Ready, on the loop's clock."""
         self.gone: dict[str, float] = {}
@@ -40,6 +43,8 @@ class StubWorld:
         meta = seen["metadata"]
         if type == "DELETED":
             await self.write("DELETE", f"/api/v1/nodes/n-{meta['name']}", {})
+        elif meta["labels"]["kaito.sh/workspace"] in self.never:
+            return
         elif meta["name"] not in self._known:
             self._known.add(meta["name"])
             await asyncio.sleep(self._boot_seconds)
@@ -82,6 +87,11 @@ class StubWorld:
         async with asyncio.timeout(within), self._moved:
             await self._moved.wait_for(lambda: len(self.ready) >= count)
 
+    async def are_ready(self, names: set[str], *, within: float) -> None:
+        """Returns when these Workspaces have been Ready."""
+        async with asyncio.timeout(within), self._moved:
+            await self._moved.wait_for(lambda: names <= self.ready.keys())
+
     async def all_gone(self, count: int, *, within: float) -> None:
         """Returns when so many Workspaces are gone."""
         async with asyncio.timeout(within), self._moved:
@@ -99,9 +109,9 @@ class StubWorld:
 async def stub_world(server: ApiServer, *, boot_seconds: float) -> AsyncIterator[StubWorld]:
     """A running one."""
     headers = {"Authorization": f"Bearer {server.tokens['admin']}"}
-    limits = httpx.Limits(max_connections=64)
+    limits, trusted = httpx.Limits(max_connections=64), ssl.create_default_context(cafile=str(server.plane.authority))
     async with httpx.AsyncClient(
-        base_url=server.url, headers=headers, verify=str(server.plane.authority), timeout=None, limits=limits
+        base_url=server.url, headers=headers, verify=trusted, timeout=None, limits=limits
     ) as client:
         world = StubWorld(server, client, boot_seconds=boot_seconds)
         watches = ((MACHINES, world.machine), (DEPLOYMENTS, world.deployment), (WORKSPACES, world.workspace))
