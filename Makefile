@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 ONLY ?=
 WORKERS ?= 2
 
-.PHONY: help setup packages tools model demo test karpenter crash unit lint fix golden crds reference lock bench images e2e docs down clean
+.PHONY: help setup packages tools model demo test karpenter crash unit lint fix golden crds reference lock bench images e2e docs down clean weights
 
 help: ## this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -77,6 +77,15 @@ docs: $(VENV)/ready ## the documentation as a site, in site/
 
 images: $(VENV)/ready ## both container images, by docker, podman or buildah; BASE=IMAGE for another base
 	@$(BIN)/python -m scripts.images
+
+weights: setup # the embedded model, where a build of the preset image finds it
+	@rm -rf weights && cp -r "$$($(BIN)/python -m local_cluster.model)" weights
+
+e2e: setup weights ## build both images, run them as containers, installed by helm; root, 20 GB, a quarter of an hour
+	@$(PYTHON) scripts/packages.py e2e
+	@BUILDER=buildah TORCH=cpu WEIGHTS=weights MODEL=smollm2-135m-instruct BASE=$${BASE:-$$($(BIN)/python -m scripts.base_image)} \
+	  $(BIN)/python -m scripts.images
+	@$(BIN)/python -m pytest -n0 -m e2e tests/e2e
 
 bench: setup ## measure; ONLY=prefix for a part
 	@$(BIN)/python -m bench $(if $(ONLY),--only $(ONLY),)

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from kaito_cli.formats import Format, printed
+from local_cluster.state import ContainerRuntime
 
 if TYPE_CHECKING:
     from local_cluster.cluster import Status
@@ -32,6 +33,9 @@ def up(
     name: Name = DEFAULT_NAME,
     *,
     bare: Annotated[bool, typer.Option("--bare", help="Without the operators.")] = False,
+    runtime: Annotated[
+        ContainerRuntime, typer.Option("--runtime", help="What containers are; containerd takes root and built images.")
+    ] = ContainerRuntime.PROCESSES,
 ) -> None:
     """Start the cluster, or say that it is up already."""
     from local_cluster import cluster
@@ -39,7 +43,9 @@ def up(
     console = Console(highlight=False)
     try:
         with console.status("starting") as spinner:
-            started = cluster.up(name, bare=bare, show=lambda progress: _show(progress, console, spinner.update))
+            started = cluster.up(
+                name, bare=bare, runtime=runtime, show=lambda progress: _show(progress, console, spinner.update)
+            )
     except KeyboardInterrupt:
         console.print(f"still starting in the background; kaito local down --name {name} stops it")
         raise typer.Exit(1) from None

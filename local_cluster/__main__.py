@@ -1,10 +1,11 @@
-"""``python -m local_cluster serve NAME [--bare]`` and ``azure [--port N]``; what people type is ``kaito local``."""
+"""``python -m local_cluster serve NAME`` and ``azure [--port N]``; what people type is ``kaito local``."""
 
 import argparse
 import os
 import sys
 
 from local_cluster.errors import LocalClusterError
+from local_cluster.state import ContainerRuntime
 
 
 def main() -> int:
@@ -16,6 +17,7 @@ def main() -> int:
     for command in (serve, inside):
         command.add_argument("name")
         command.add_argument("--bare", action="store_true", help="without the operators")
+        command.add_argument("--runtime", type=ContainerRuntime, default=ContainerRuntime.PROCESSES)
     inside.add_argument("api_port", type=int)
     inside.add_argument("--user-namespace", action="store_true")
     azure = commands.add_parser("azure", help="serve Azure's stand-in alone, with machines that are only written down")
@@ -30,7 +32,7 @@ def main() -> int:
         if arguments.command == "serve":
             from local_cluster import serve as outside
 
-            return outside.main(arguments.name, bare=arguments.bare)
+            return outside.main(arguments.name, bare=arguments.bare, runtime=arguments.runtime)
         reap_orphans()
         from local_cluster import supervisor
 
@@ -38,6 +40,7 @@ def main() -> int:
             arguments.name,
             api_port=arguments.api_port,
             bare=arguments.bare,
+            runtime=arguments.runtime,
             user_namespace=arguments.user_namespace,
         )
     except LocalClusterError as error:

@@ -64,8 +64,13 @@ GROUNDS: list[dict[str, Any]] = [
 """What must be there before the charts."""
 
 
-async def install(programs: Mapping[str, Path], *, environment: Mapping[str, str]) -> None:
-    """Grounds, CRDs, then both charts; returns when they are applied. Raises LocalClusterError."""
+async def install(
+    programs: Mapping[str, Path], *, environment: Mapping[str, str], images: Mapping[str, Mapping[str, Any]]
+) -> None:
+    """Grounds, CRDs, then both charts; returns when they are applied. Raises LocalClusterError.
+
+    ``images``: chart → values that say where its images are, if they are none of the table.
+    """
     tools = _Tools(programs, environment)
     await tools.apply({"apiVersion": "v1", "kind": "List", "items": GROUNDS})
     for name in VALUES:
@@ -73,7 +78,8 @@ async def install(programs: Mapping[str, Path], *, environment: Mapping[str, str
             await tools.kubectl("apply", "--server-side", f"--filename={crds}")
             await tools.kubectl("wait", "--for=condition=Established", f"--filename={crds}", "--timeout=20s")
     for name, values in VALUES.items():
-        await tools.apply(await tools.render(name, {**values, "crds": {"install": False}}))  # they are there
+        chosen = {**values, **images.get(name, {}), "crds": {"install": False}}  # they are there
+        await tools.apply(await tools.render(name, chosen))
 
 
 async def apply(

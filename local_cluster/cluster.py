@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from local_cluster import example_files, hub, namespace, registry, usage
+from local_cluster import cgroups, example_files, hub, namespace, registry, usage
 from local_cluster.errors import LocalClusterError
 from local_cluster.relay import local_port, relay
-from local_cluster.state import ClusterDirectory, Outcome, Progress, Record
+from local_cluster.state import ClusterDirectory, ContainerRuntime, Outcome, Progress, Record
 from local_cluster.usage import Usage
 
 STOPS_WITHIN = 4.0
@@ -62,17 +62,23 @@ class Status:
         return sum(process.rss_mb for process in self.processes)
 
 
-def up(name: str, *, bare: bool, show: Callable[[Progress], None]) -> bool:
+def up(
+    name: str,
+    *,
+    bare: bool,
+    show: Callable[[Progress], None],
+    runtime: ContainerRuntime = ContainerRuntime.PROCESSES,
+) -> bool:
     """Starts the cluster and waits until it is up, telling ``show`` how it goes; False if it was up already.
 
     Several at once are fine: one serves, all watch. Raises LocalClusterError if it cannot come up.
     """
     directory = ClusterDirectory.of(name)
     if is_up(name):
-        _refuse_bare(directory, name, bare=bare)
+        refuse_another(directory, name, bare=bare, runtime=runtime)
         return False
     if not directory.served():
-        _spawn(name, bare=bare)
+        _spawn(name, bare=bare, runtime=runtime)
     last = Progress(0, Outcome.BEGUN, "")
     for last in directory.follow():
         show(last)
@@ -100,6 +106,7 @@ def down(name: str) -> bool:
     if lock is None:
         raise LocalClusterError(f"cluster {name} is being started again by another process")
     try:
+        cgroups.remove(cgroups.of_cluster(name))  # those of containers, if what served them could not
         directory.remove()
     finally:
         os.close(lock)
@@ -155,15 +162,18 @@ async def expose(name: str, service: str, *, port: int | None, ready: Callable[[
         await server.serve_forever()
 
 
-def _refuse_bare(directory: ClusterDirectory, name: str, *, bare: bool) -> None:
+def refuse_another(directory: ClusterDirectory, name: str, *, bare: bool, runtime: ContainerRuntime) -> None:
+    """Raises LocalClusterError if the cluster that runs is not as it is asked for."""
     record = directory.record()
     if record and record.bare and not bare:
         raise LocalClusterError(f"cluster {name} runs without the operators: kaito local down --name {name}, then up")
+    if record and record.runtime is not runtime:
+        raise LocalClusterError(f"cluster {name} runs with {record.runtime}: kaito local down --name {name}, then up")
 
 
-def _spawn(name: str, *, bare: bool) -> None:
+def _spawn(name: str, *, bare: bool, runtime: ContainerRuntime) -> None:
     """Starts the serving process, which goes into the background as soon as it, or another, holds the lock."""
-    argv = [sys.executable, "-m", "local_cluster", "serve", name, *(["--bare"] if bare else [])]
+    argv = [sys.executable, "-m", "local_cluster", "serve", name, f"--runtime={runtime}", *(["--bare"] if bare else [])]
     here = Path(__file__).parent.parent  # where Python finds the package even if it is not installed
     started = subprocess.run(argv, cwd=here, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     if started.returncode:

@@ -1,7 +1,7 @@
 """One kubelet: its configuration, its command line, and the mounts it must find.
 
-``python -m local_cluster.kubelet PROGRAM …`` is how it starts: in a mount namespace of its own, because it writes to
-fixed places of which every node needs its own.
+``python -m local_cluster.kubelet with-one-user|with-all-users PROGRAM …`` is how it starts: in a mount namespace of its
+own, because it writes to fixed places of which every node needs its own.
 """
 
 import os
@@ -37,6 +37,8 @@ class Node:
     taints: tuple[Taint, ...] = ()
     provider_id: str = ""
     gpus: int = 0
+    cgroup: str = ""
+    """Where the control groups of its pods are; "" if it limits no pods."""
 
     @property
     def address(self) -> str:
@@ -55,7 +57,7 @@ class Node:
 
 
 def configuration(node: Node) -> dict[str, Any]:
-    """The KubeletConfiguration: no cgroups are managed and nothing is evicted, for the machine is not the kubelet's."""
+    """The KubeletConfiguration: nothing is evicted, for the machine is not the kubelet's."""
     return {
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
         "kind": "KubeletConfiguration",
@@ -64,7 +66,8 @@ def configuration(node: Node) -> dict[str, Any]:
         "authentication": {"anonymous": {"enabled": True}, "webhook": {"enabled": False}},
         "authorization": {"mode": "AlwaysAllow"},
         "cgroupDriver": "cgroupfs",
-        "cgroupsPerQOS": False,
+        "cgroupRoot": node.cgroup,
+        "cgroupsPerQOS": bool(node.cgroup),
         "containerRuntimeEndpoint": f"unix://{node.runtime_socket}",
         "enforceNodeAllocatable": [],
         "evictionHard": {
@@ -78,6 +81,7 @@ def configuration(node: Node) -> dict[str, Any]:
         "failSwapOn": False,
         "featureGates": {"KubeletInUserNamespace": True},
         "healthzPort": 0,
+        "imageGCHighThresholdPercent": 100,  # none is ever thrown away, however full the machine's disk is
         "localStorageCapacityIsolation": False,
         "makeIPTablesUtilChains": False,
         "podLogsDir": str(node.directory / "pods"),
@@ -97,6 +101,7 @@ def command(node: Node, *, program: Path, kubeconfig: Path, config: Path) -> lis
         sys.executable,
         "-m",
         "local_cluster.kubelet",
+        "with-one-user" if not node.cgroup else "with-all-users",
         str(program),
         f"--config={config}",
         f"--kubeconfig={kubeconfig}",
@@ -113,8 +118,10 @@ def main() -> None:
     linux.leave_mount_namespace()
     for place in PRIVATE:
         linux.tmpfs(place)
-    linux.make_chown_succeed_without_effect()
-    os.execv(sys.argv[1], sys.argv[1:])  # noqa: S606 - no shell is meant
+    users, program = sys.argv[1:3]
+    if users == "with-one-user":
+        linux.make_chown_succeed_without_effect()
+    os.execv(program, sys.argv[2:])  # noqa: S606 - no shell is meant
 
 
 if __name__ == "__main__":

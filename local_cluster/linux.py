@@ -12,6 +12,7 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 
 CLONE_NEWNS = 0x00020000
 CLONE_NEWNET = 0x40000000
+MNT_DETACH = 2
 PR_SET_SECCOMP = 22
 SECCOMP_MODE_FILTER = 2
 SECCOMP_RET_ALLOW = 0x7FFF0000
@@ -34,6 +35,7 @@ class Mount(IntFlag):
     REMOUNT = 0x20
     BIND = 0x1000
     RECURSIVE = 0x4000
+    SHARED = 0x100000
 
 
 def mount(source: str | Path, target: str | Path, *, kind: str = "", flags: int = 0, data: str = "") -> None:
@@ -51,6 +53,26 @@ def bind(source: str | Path, target: str | Path) -> None:
 def tmpfs(target: str | Path, *, mode: str = "755") -> None:
     """An empty file system in memory at ``target``."""
     mount("tmpfs", target, kind="tmpfs", flags=Mount.NO_SUID | Mount.NO_DEV, data=f"mode={mode}")
+
+
+def share(place: Path) -> None:
+    """Makes ``place`` a mount whose later mounts below appear in every copy of this mount namespace, and back."""
+    bind(place, place)
+    mount("none", place, flags=Mount.SHARED)
+
+
+def unmount(target: Path) -> None:
+    """umount2(2), also of what is still in use. Raises OSError that names the target."""
+    if _LIBC.umount2(os.fsencode(target), MNT_DETACH):
+        raise _error(str(target))
+
+
+def unmount_below(place: Path) -> None:
+    """Unmounts ``place`` and all below it, the deepest first."""
+    lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    mounted = (Path(line.split()[4].encode().decode("unicode_escape")) for line in lines)
+    for target in sorted((target for target in mounted if target.is_relative_to(place)), reverse=True):
+        unmount(target)
 
 
 def leave_mount_namespace() -> None:

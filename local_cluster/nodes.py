@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import shutil
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +43,7 @@ class _Running:
 
 
 class Nodes:
-    """All nodes of a cluster; for Azure's stand-in, its VirtualMachines."""
+    """All nodes of a cluster; for Azure's stand-in, its VirtualMachines. ``cgroup`` is above the nodes' own, if any."""
 
     def __init__(
         self,
@@ -53,6 +54,7 @@ class Nodes:
         token: str,
         environment: Mapping[str, str],
         make_runtime: MakeRuntime,
+        cgroup: str = "",
     ) -> None:
         self._plane = plane
         self._api = api
@@ -60,7 +62,9 @@ class Nodes:
         self._token = token
         self._environment = environment
         self._make_runtime = make_runtime
+        self._cgroup = cgroup
         self._running: dict[str, _Running] = {}
+        self._removing: set[asyncio.Task[None]] = set()
 
     async def start(self, machine: VirtualMachine) -> None:
         """A new node; returns when its kubelet runs, which is before it has registered."""
@@ -74,6 +78,7 @@ class Nodes:
             taints=machine.taints,
             provider_id=machine.provider_id,
             gpus=machine.gpus,
+            cgroup=f"{self._cgroup}/{machine.name}" if self._cgroup else "",
         )
         program = self._kubelet(node)
         runtime = self._make_runtime(node, lambda: program.pid)
@@ -98,7 +103,7 @@ class Nodes:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await asyncio.to_thread(shutil.rmtree, running.node.directory, ignore_errors=True)
+        self._throw_away(running.node.directory)
         await self._forget(name)
         del self._running[name]
 
@@ -111,6 +116,14 @@ class Nodes:
     def kubelet(self, name: str) -> Program:
         """The kubelet of a node that was started."""
         return self._running[name].kubelet
+
+    def _throw_away(self, directory: Path) -> None:
+        """Out of the way at once, for another machine of the name; gone when the disk gets to it: images are large."""
+        rubbish = Path(tempfile.mkdtemp(prefix=".gone-", dir=self._directory))
+        directory.rename(rubbish / directory.name)
+        removing = asyncio.create_task(asyncio.to_thread(shutil.rmtree, rubbish, ignore_errors=True))
+        self._removing.add(removing)
+        removing.add_done_callback(self._removing.discard)
 
     def _free_index(self) -> int:
         used = {running.node.index for running in self._running.values()}

@@ -13,17 +13,17 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from local_cluster import binaries, namespace
+from local_cluster import binaries, cgroups, containerd, namespace
 from local_cluster.control_plane import API_PORT
 from local_cluster.errors import LocalClusterError
 from local_cluster.relay import local_port, relay
-from local_cluster.state import ClusterDirectory, Outcome, Record
+from local_cluster.state import ClusterDirectory, ContainerRuntime, Outcome, Record
 
 NEEDS_MB = 300
 """etcd allocates 2 x 64 MB before its first write; logs and volumes take the rest."""
 
 
-def main(name: str, *, bare: bool) -> int:
+def main(name: str, *, bare: bool, runtime: ContainerRuntime) -> int:
     """Takes the lock, goes into the background and serves until SIGTERM. Returns at once where another holds it.
 
     Raises LocalClusterError if the directory cannot be set up; what goes wrong later is told as progress.
@@ -36,7 +36,7 @@ def main(name: str, *, bare: bool) -> int:
         directory.logs.mkdir()
         if os.fork():  # the child keeps the lock
             return 0
-        record = Record(pid=os.getpid(), started=time.time(), bare=bare)
+        record = Record(pid=os.getpid(), started=time.time(), bare=bare, runtime=runtime)
         directory.write_record(record)
         _detach(directory.logs / "serve.log")
     except OSError as error:
@@ -49,9 +49,12 @@ def _serve_to_the_end(directory: ClusterDirectory, record: Record, *, name: str)
     try:
         _check_space(directory)
         _link_programs(directory)
-        if not record.bare:
-            _fetch_model(directory)
-        record = replace(record, user_namespace=namespace.needs_user_namespace())
+        if record.runtime is ContainerRuntime.CONTAINERD:
+            _check_containers()
+        else:
+            if not record.bare:
+                _fetch_model(directory)
+            record = replace(record, user_namespace=namespace.needs_user_namespace())
         return asyncio.run(_hold(directory, record, name=name))
     except LocalClusterError as error:
         directory.report(Outcome.FAILED, str(error))
@@ -72,6 +75,13 @@ def _check_space(directory: ClusterDirectory) -> None:
     free = shutil.disk_usage(directory.path).free >> 20
     if free < NEEDS_MB:
         raise LocalClusterError(f"only {free} MB are free in {directory.path}; a cluster needs {NEEDS_MB} MB")
+
+
+def _check_containers() -> None:
+    """Whether containers can run here. Their control groups are the machine's: no user namespace could hide them."""
+    if os.geteuid() != 0:
+        raise LocalClusterError("containerd needs root: run this with sudo, or leave --runtime out for processes")
+    containerd.check()
 
 
 def _link_programs(directory: ClusterDirectory) -> None:
@@ -96,7 +106,7 @@ async def _hold(directory: ClusterDirectory, record: Record, *, name: str) -> in
     """Makes the namespace and waits for its end, or for ours."""
     server = await relay(directory.socket, address=namespace.SYSTEM_ADDRESS, port=API_PORT)
     argv = [*namespace.make(user_namespace=record.user_namespace), sys.executable, "-m", "local_cluster", "inside"]
-    argv += [name, str(local_port(server)), *(["--bare"] if record.bare else [])]
+    argv += [name, str(local_port(server)), f"--runtime={record.runtime}", *(["--bare"] if record.bare else [])]
     argv += ["--user-namespace"] if record.user_namespace else []
     with (directory.logs / "supervisor.log").open("ab") as out:
         unshare = await asyncio.create_subprocess_exec(*argv, stdin=asyncio.subprocess.DEVNULL, stdout=out, stderr=out)
@@ -115,6 +125,8 @@ async def _hold(directory: ClusterDirectory, record: Record, *, name: str) -> in
         return 0
     finally:
         server.close()
+        if record.runtime is ContainerRuntime.CONTAINERD:
+            cgroups.remove(cgroups.of_cluster(name))
 
 
 async def _first_process(unshare: asyncio.subprocess.Process) -> int:

@@ -35,6 +35,13 @@ class Outcome(StrEnum):
     FAILED = "failed"
 
 
+class ContainerRuntime(StrEnum):
+    """What runs the containers of a cluster."""
+
+    PROCESSES = "processes"
+    CONTAINERD = "containerd"
+
+
 @dataclass(frozen=True, slots=True)
 class Progress:
     """One line about starting up: ``at`` seconds after the start, ``text`` for a person."""
@@ -57,8 +64,9 @@ class Record:
     started: float
     api_port: int = 0
     init_pid: int = 0
-    user_namespace: bool = True
+    user_namespace: bool = False
     bare: bool = False
+    runtime: ContainerRuntime = ContainerRuntime.PROCESSES
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +176,8 @@ class ClusterDirectory:
     def record(self) -> Record | None:
         """The record of the running cluster; None while there is none."""
         try:
-            return Record(**json.loads((self.path / "cluster.json").read_text()))
+            written = json.loads((self.path / "cluster.json").read_text())
+            return Record(**{**written, "runtime": ContainerRuntime(written["runtime"])})
         except FileNotFoundError:
             return None
 

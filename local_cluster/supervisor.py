@@ -3,12 +3,14 @@
 import asyncio
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from aiohttp import web
 
 from local_cluster import (
+    built_images,
+    cgroups,
     charts,
     credentials,
     example_files,
@@ -23,6 +25,7 @@ from local_cluster import (
 from local_cluster.api import Api
 from local_cluster.azure import AzureStandIn
 from local_cluster.azure_machines import VirtualMachine
+from local_cluster.containerd import Containerd
 from local_cluster.control_plane import AUDIT_POLICY, ControlPlane
 from local_cluster.errors import LocalClusterError
 from local_cluster.images import local_images
@@ -31,9 +34,10 @@ from local_cluster.nodes import MakeRuntime, Nodes
 from local_cluster.pod_network import PodNetwork
 from local_cluster.process_runtime import ProcessRuntime
 from local_cluster.processes import Program
-from local_cluster.state import ClusterDirectory, Outcome
+from local_cluster.state import ClusterDirectory, ContainerRuntime, Outcome
 
 SYSTEM_NODE = "kaito-system"
+REGISTRY = f"{namespace.SYSTEM_ADDRESS}:{registry.PORT}"
 SYSTEM_MACHINE = VirtualMachine(name=SYSTEM_NODE, labels={}, taints=(), provider_id="", gpus=0)
 """The machine that the cluster's own pods run on."""
 
@@ -44,11 +48,11 @@ THRIFT = {"GOGC": "50", "GOMAXPROCS": "2"}
 class Supervisor:
     """Everything that runs inside one cluster's namespace."""
 
-    def __init__(self, directory: ClusterDirectory, *, name: str, api_port: int, make_runtime: MakeRuntime) -> None:
+    def __init__(self, directory: ClusterDirectory, *, name: str, api_port: int, runtime: ContainerRuntime) -> None:
         self._directory = directory
         self._name = name
         self._relay_port = api_port
-        self._make_runtime = make_runtime
+        self._runtime = runtime
         self._tokens = credentials.new_tokens()
         self._programs: list[Program] = []
         self._plane = ControlPlane(
@@ -69,7 +73,8 @@ class Supervisor:
             directory=self._directory.nodes,
             token=self._tokens[credentials.ADMIN],
             environment=self._environment,
-            make_runtime=self._make_runtime,
+            make_runtime=self._make_runtime(),
+            cgroup=cgroups.of_cluster(self._name) if self._runtime is ContainerRuntime.CONTAINERD else "",
         )
         try:
             await self._system_node(nodes)
@@ -109,20 +114,26 @@ class Supervisor:
         await serve(AzureStandIn(machines=nodes).app(), port=namespace.AZURE_PORT)
         await serve(example_files.app(), port=example_files.PORT)
         await serve(hub.app(_model_dir()), port=hub.PORT)
-        host, volumes = f"{namespace.SYSTEM_ADDRESS}:{registry.PORT}", self._directory.path / "volumes"
+        host, volumes = REGISTRY, self._directory.path / "volumes"
         arguments = registry.prepare(self._directory.path / "registry", address=host)
         await self._start("registry", [str(self._plane.programs["registry"]), *arguments])
         storage.make_directories(volumes)
         objects = [registry.login_secret(host), hub.token_secret(), *storage.objects(volumes)]
         await charts.apply(objects, programs=self._plane.programs, environment=self._environment)
+        if self._runtime is ContainerRuntime.CONTAINERD:
+            self._say(Outcome.BEGUN, "images")
+            await built_images.push(host, environment=self._environment)
+            self._say(Outcome.DONE, "images in the registry")
 
     async def _finish(self, *, bare: bool) -> None:
         """Installs the operators. Where that fails the cluster stays, so that one can look why."""
         try:
             if not bare:
                 self._say(Outcome.BEGUN, "operators")
-                await charts.install(self._plane.programs, environment=self._environment)
-                await charts.available(self._plane.programs, environment=self._environment, within=60)
+                containers = self._runtime is ContainerRuntime.CONTAINERD
+                images = built_images.values(REGISTRY) if containers else {}
+                await charts.install(self._plane.programs, environment=self._environment, images=images)
+                await charts.available(self._plane.programs, environment=self._environment, within=120)
                 self._say(Outcome.DONE, "operators")
         except LocalClusterError as error:
             self._say(Outcome.FAILED, f"{error}; look with: kaito local run -- kubectl get pods -A")
@@ -158,6 +169,11 @@ class Supervisor:
         outside = credentials.kubeconfig(server=server, token=token, authority=authority, cluster=self._name)
         credentials.write_secret(self._directory.kubeconfig, outside)
 
+    def _make_runtime(self) -> MakeRuntime:
+        if self._runtime is ContainerRuntime.PROCESSES:
+            return process_runtimes()
+        return container_runtimes(self._directory.logs, environment=self._environment)
+
     def _say(self, outcome: Outcome, text: str) -> None:
         self._directory.report(outcome, text)
 
@@ -174,14 +190,14 @@ async def serve(app: web.Application, *, port: int) -> None:
     await web.TCPSite(runner, namespace.SYSTEM_ADDRESS, port).start()
 
 
-def main(name: str, *, api_port: int, bare: bool, user_namespace: bool) -> int:
+def main(name: str, *, api_port: int, bare: bool, runtime: ContainerRuntime, user_namespace: bool) -> int:
     """Runs inside until it is killed; 1 if the cluster could not come up."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     directory = ClusterDirectory.of(name)
     try:
         namespace.furnish(directory.path, user_namespace=user_namespace)
         directory = ClusterDirectory(namespace.INSIDE)
-        asyncio.run(Supervisor(directory, name=name, api_port=api_port, make_runtime=process_runtimes()).run(bare=bare))
+        asyncio.run(Supervisor(directory, name=name, api_port=api_port, runtime=runtime).run(bare=bare))
     except LocalClusterError as error:
         directory.report(Outcome.FAILED, str(error))
     except OSError as error:
@@ -202,5 +218,15 @@ def process_runtimes() -> MakeRuntime:
     def make(node: Node, kubelet_pid: Callable[[], int | None]) -> ProcessRuntime:
         network = PodNetwork(node_address=node.address, pod_range=node.pod_range)
         return ProcessRuntime(node.name, images, network, kubelet_pid, gpus=node.gpus > 0)
+
+    return make
+
+
+def container_runtimes(logs: Path, *, environment: Mapping[str, str]) -> MakeRuntime:
+    """A containerd for each node; images are pulled from the cluster's registry."""
+
+    def make(node: Node, _kubelet_pid: Callable[[], int | None]) -> Containerd:
+        pause = f"{REGISTRY}/{built_images.PAUSE}:{built_images.version()}"
+        return Containerd(node, host=REGISTRY, pause=pause, logs=logs, environment=environment)
 
     return make

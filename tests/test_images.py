@@ -7,16 +7,20 @@ import subprocess
 import sys
 import tomllib
 from fnmatch import fnmatch
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 import yaml
 
-from scripts import images
+from scripts import images, torch_flavour
 from scripts.sbom import sbom
 
 ROOT = Path(__file__).parent.parent
 FILES = {"operator": "requirements/operator.txt", "preset": "requirements/server.txt"}
+
+
+MOUNTS = re.compile(r"--mount=\S+\s+")
 
 
 def instructions(image: str) -> list[tuple[str, str]]:
@@ -54,10 +58,10 @@ def test_everything_that_is_copied_is_there_and_reaches_the_build(image: str) ->
 
 @pytest.mark.parametrize("image", FILES)
 def test_packages_are_locked_with_hashes_and_no_shell_is_used(image: str) -> None:
-    run = [json.loads(rest) for word, rest in instructions(image) if word == "RUN"]
+    run = [json.loads(MOUNTS.sub("", rest)) for word, rest in instructions(image) if word == "RUN"]
     (installing,) = (command for command in run if "install" in command)
     assert "--require-hashes" in installing
-    assert all(json.loads(rest) for word, rest in instructions(image) if word in {"RUN", "ENTRYPOINT", "CMD"})
+    assert all(json.loads(rest) for word, rest in instructions(image) if word in {"ENTRYPOINT", "CMD"})
     locked = (ROOT / FILES[image]).read_text()
     assert locked.count("==") <= locked.count("--hash=sha256:")
 
@@ -114,9 +118,12 @@ def test_the_list_is_written_by_the_command_of_the_dockerfile(tmp_path: Path) ->
 
 
 def test_docker_is_taken_where_it_works_and_buildah_where_it_does_not() -> None:
+    buildah = ("buildah", "build", "--layers", "--isolation", "chroot")
     assert images.builder(lambda _: True) == ("docker", "build")
-    assert images.builder(lambda check: check[0] == "buildah") == ("buildah", "build", "--isolation", "chroot")
+    assert images.builder(lambda check: check[0] == "buildah") == buildah
+    assert images.builder(lambda _: True, asked="buildah") == buildah
     assert images.builder(lambda _: False) is None
+    assert images.builder(lambda _: True, asked="kaniko") is None
 
 
 def test_both_images_are_built_with_what_was_asked_for() -> None:
@@ -135,6 +142,73 @@ def test_both_images_are_built_with_what_was_asked_for() -> None:
     assert images.commands(("docker", "build"), {**asked, "ONLY": "preset"}, revision="abc", created="now") == [preset]
     assert "MODEL=phi-3-mini-4k-instruct" in preset
     assert not any(word.startswith("MODEL=") for word in operator)
+
+
+def test_how_the_machine_reaches_its_index_is_a_secret_of_the_build_where_there_is_such_a_file() -> None:
+    asked = {"PIP_CONFIG_FILE": "/home/me/pip.conf"}
+    every = images.secrets(asked, exists=lambda _: True)
+    certificates = "id=certificates,src=/etc/ssl/certs/ca-certificates.crt"
+    assert every == ["--secret", "id=pip,src=/home/me/pip.conf", "--secret", certificates]
+    assert images.secrets({"PIP_CERT": "/ca.pem"}, exists=lambda file: file.name == "ca.pem") == [
+        "--secret", "id=certificates,src=/ca.pem",
+    ]  # fmt: skip
+    (operator, _) = images.commands(("docker", "build"), {}, revision="abc", created="now", given=every)
+    assert operator[2:6] == every
+    for image in FILES:
+        (mounted,) = (rest for word, rest in instructions(image) if word == "RUN" and "--mount" in rest)
+        for name, (_, default) in images.SECRETS.items():
+            assert f"--mount=type=secret,id={name},target={default}" in mounted
+
+
+LOCK = "\n".join(
+    (
+        "# comment",
+        "numpy==2.0 \\",
+        "    --hash=sha256:aa \\",
+        "    --hash=sha256:bb",
+        "nvidia-cublas==13 ; sys_platform == 'linux' \\",
+        "    --hash=sha256:cc",
+        "torch==2.15.0 \\",
+        "    --hash=sha256:dd",
+        "    # via something",
+        "triton==3.9.0 ; sys_platform == 'linux' \\",
+        "    --hash=sha256:ee",
+        "",
+    )
+)
+NUMPY, CUBLAS, TORCH = (
+    "numpy==2.0 \\\n    --hash=sha256:aa \\\n    --hash=sha256:bb\n",
+    "nvidia-cublas==13 ; sys_platform == 'linux' \\\n    --hash=sha256:cc\n",
+    "torch==2.15.0 \\\n    --hash=sha256:dd\n    # via something\n",
+)
+
+
+def test_torch_for_processors_is_the_wheel_that_is_given_or_the_index_s_without_triton(tmp_path: Path) -> None:
+    assert torch_flavour.choose("cuda", LOCK, wheels=tmp_path) == LOCK
+    assert torch_flavour.choose("cpu", LOCK, wheels=tmp_path) == NUMPY + CUBLAS + TORCH
+    (tmp_path / "torch-2.15.0+cpu-cp311-cp311-manylinux_2_28_x86_64.whl").write_bytes(b"a wheel")
+    digest = sha256(b"a wheel").hexdigest()
+    chosen = torch_flavour.choose("cpu", LOCK, wheels=tmp_path)
+    assert chosen == NUMPY + f"torch==2.15.0+cpu \\\n    --hash=sha256:{digest}\n"
+
+
+def test_what_is_for_gpus_alone_is_known_by_its_name() -> None:
+    lock = (ROOT / FILES["preset"]).read_text()
+    names = {entry.partition("==")[0] for entry in torch_flavour.entries(lock)}
+    left_out = {name for name in names if torch_flavour.FOR_GPUS.match(name)}
+    assert {"triton", "cuda-toolkit", "nvidia-cublas"} < left_out
+    assert {"torch", "transformers", "bitsandbytes"} <= names - left_out
+    assert "".join(torch_flavour.entries(lock)).count("--hash=") == lock.count("--hash=")
+
+
+@pytest.mark.badinput
+def test_an_unknown_flavour_is_told_the_known_ones(tmp_path: Path) -> None:
+    (tmp_path / "lock.txt").write_text(LOCK)
+    done = subprocess.run(
+        [sys.executable, "scripts/torch_flavour.py", "choose", str(tmp_path / "lock.txt"), str(tmp_path), "out.txt"],
+        cwd=ROOT, env={**os.environ, "TORCH": "rocm"}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", "TORCH=rocm: use cpu or cuda\n")
 
 
 @pytest.mark.badinput

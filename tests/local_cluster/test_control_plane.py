@@ -78,8 +78,8 @@ def test_a_kubelet_gets_what_the_cloud_says_about_its_machine() -> None:
     assert config["providerID"] == "azure:///x"
     assert config["containerRuntimeEndpoint"] == f"unix://{NODE.directory}/cri.sock"
     argv = kubelet.command(NODE, program=Path("/bin/kubelet"), kubeconfig=Path("/k"), config=Path("/c"))
-    given = flags(argv[3:])
-    assert argv[3] == "/bin/kubelet"
+    given = flags(argv[4:])
+    assert argv[3:5] == ["with-one-user", "/bin/kubelet"]
     assert (given["hostname-override"], given["node-ip"], given["node-labels"]) == (NODE.name, NODE.address, "a=1,b=2")
 
 

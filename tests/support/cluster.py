@@ -38,7 +38,7 @@ class LocalCluster:
 
     def down(self) -> None:
         """Stop it."""
-        self._kaito("local", "down", "--name", self.name, timeout=60)
+        self._kaito("local", "down", "--name", self.name, timeout=300)  # images of containers are gigabytes
 
     def run(self, *command: str, check: bool = True, stdin: str | None = None, timeout: float = 60) -> str:
         """A command in the cluster's network; its standard output. Raises with both streams if it fails."""
