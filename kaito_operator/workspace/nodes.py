@@ -71,6 +71,23 @@ def reserving(nodes: Iterable[Node], *, key: Key) -> tuple[Apply, ...]:
     )
 
 
+def protecting(nodes: Iterable[Node]) -> tuple[Apply, ...]:
+    """Keeps Karpenter from emptying nodes that were bought with a claim. What the claim says is copied when its node
+    registers, and counts no more: the node alone is asked (seen on 1.14)."""
+    return tuple(
+        Apply(
+            {
+                "apiVersion": "v1",
+                "kind": "Node",
+                "metadata": {"name": node.name, "annotations": {labels.DO_NOT_DISRUPT: "true"}},
+            },
+            uid=node.uid,
+        )
+        for node in nodes
+        if not node.undisrupted and node.labels.get(labels.REGISTERED) == "true"
+    )
+
+
 def releasing(nodes: Iterable[Node], *, key: Key) -> tuple[Apply, ...]:
     """Takes our reservation off: an apply takes away what its manager no longer sends."""
     return tuple(

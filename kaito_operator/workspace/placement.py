@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from kaito_operator.api import labels
-from kaito_operator.api.kinds import Kind
+from kaito_operator.api.kinds import NODECLAIM, Kind
 from kaito_operator.api.reasons import ConditionType, Reason
 from kaito_operator.api.spec import Resource
 from kaito_operator.workspace import attempts, losses
@@ -46,6 +46,12 @@ class Placement:
     """What machines would be asked for with, if the cluster does not know it."""
     told: Mapping[str, Any] = field(default_factory=dict)
     """The condition that tells of Machines, as it was."""
+
+    @property
+    def of_claims(self) -> tuple[Node, ...]:
+        """The nodes that NodeClaims became."""
+        claims = [machine for machine in self.machines if machine.kind == NODECLAIM]
+        return tuple(node for node in self.nodes if any(is_of(node, claim) for claim in claims))
 
     @property
     def waiting(self) -> tuple[Attempt, ...]:

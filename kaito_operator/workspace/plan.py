@@ -101,6 +101,7 @@ def _worked_on(
     apply = (
         *_bought(seen, placed, resource, size=size, disk_gib=needs.disk_gib, purchase=installation.purchase),
         *nodes.reserving(placed.nodes, key=workspace.key),
+        *nodes.protecting(placed.of_claims),
         *nodes.releasing(placed.released, key=workspace.key),
         *work.apply,
     )

@@ -49,6 +49,8 @@ class Node:
     holder: Key | None
     labelled_by_us: bool
     """Whether our manager put the reservation there: what others put there is not ours to take away."""
+    undisrupted: bool
+    """Whether Karpenter is told to leave it alone."""
 
     @property
     def ready(self) -> bool:
@@ -195,6 +197,7 @@ def node(manifest: Manifest) -> Node:
         has_gpus=(status.get("capacity") or {}).get(labels.GPU_RESOURCE, "0") != "0",
         holder=holder(manifest),
         labelled_by_us=any(_says_workspace(entry) for entry in meta.get("managedFields") or ()),
+        undisrupted=(meta.get("annotations") or {}).get(labels.DO_NOT_DISRUPT) == "true",
     )
 
 

@@ -155,6 +155,7 @@ def a_node(
     taints: Sequence[Manifest] = (),
     unschedulable: bool = False,
     pressures: Sequence[str] = (),
+    annotations: Mapping[str, str] | None = None,
     pool: str = "",
 ) -> Manifest:
     """A node; with the label that the Workspaces here select by, unless ``labels`` says otherwise."""
@@ -176,7 +177,7 @@ def a_node(
     return {
         "apiVersion": "v1",
         "kind": "Node",
-        "metadata": {**found, "managedFields": managed},
+        "metadata": {**found, "managedFields": managed, "annotations": dict(annotations or {})},
         "spec": {"taints": list(taints), **({"unschedulable": True} if unschedulable else {})},
         "status": {
             "conditions": [

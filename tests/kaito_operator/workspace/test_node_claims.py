@@ -75,6 +75,23 @@ def test_a_claim_that_is_ready_and_its_node_are_used() -> None:
     assert len(applied(todo, "Deployment")) == 1
 
 
+REGISTERED = {"app": "chat", "karpenter.sh/registered": "true"}
+
+
+def test_a_node_that_lost_its_protection_gets_it_back() -> None:
+    bare = a_node("n", held_by="chat", labels=REGISTERED)
+    todo = planned(a_workspace(), ready(), bare)
+    assert [node["metadata"] for node in applied(todo, "Node")] == [
+        {"name": "n", "annotations": {"karpenter.sh/do-not-disrupt": "true"}}
+    ]
+    kept = a_node("n", held_by="chat", labels=REGISTERED, annotations={"karpenter.sh/do-not-disrupt": "true"})
+    assert applied(planned(a_workspace(), ready(), kept), "Node") == []
+
+
+def test_a_node_that_has_not_registered_yet_is_left_to_karpenter() -> None:
+    assert applied(planned(a_workspace(), ready(), a_node("n", held_by="chat")), "Node") == []
+
+
 def test_ready_is_no_word_of_a_claim_that_is_being_deleted() -> None:
     todo = planned(a_workspace(), ready(deleting=True), a_node("n", held_by="chat"))
     assert conditions(todo)["NodeClaimReady"][:2] == ("False", "MachineTerminating")
