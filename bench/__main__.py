@@ -9,7 +9,8 @@ from bench import cluster as cluster
 from bench import operator as operator
 from bench import provisioner as provisioner
 from bench import serving as serving
-from bench.figures import MEASURES, Figure
+from bench import soak as soak
+from bench.figures import MEASURES, ONLY_WHEN_NAMED, Figure
 
 OUT = Path(__file__).parent / "out" / "latest.json"
 
@@ -21,7 +22,8 @@ def main() -> None:
     only: str = parser.parse_args().only
     figures: list[Figure] = []
     for prefix, measured in MEASURES.items():
-        if prefix.startswith(only) or only.startswith(prefix):
+        named = (bool(only) and prefix.startswith(only)) or only.startswith(prefix)
+        if named or not (only or prefix in ONLY_WHEN_NAMED):
             for figure in measured():
                 if figure.name.startswith(only):
                     figures.append(figure)

@@ -22,13 +22,17 @@ class Figure:
 Measure = Callable[[], Iterator[Figure]]
 MEASURES: dict[str, Measure] = {}
 """Prefix of the names → what measures them, in the order of registration."""
+ONLY_WHEN_NAMED: set[str] = set()
+"""Prefixes of what takes so long that nobody wants it by the way."""
 
 
-def measure(prefix: str) -> Callable[[Measure], Measure]:
+def measure(prefix: str, *, only_when_named: bool = False) -> Callable[[Measure], Measure]:
     """Registers a generator of figures under the prefix that their names share."""
 
     def register(made: Measure) -> Measure:
         MEASURES[prefix] = made
+        if only_when_named:
+            ONLY_WHEN_NAMED.add(prefix)
         return made
 
     return register

@@ -4,7 +4,8 @@ import asyncio
 from dataclasses import dataclass
 
 from local_cluster.azure_machines import VirtualMachine
-from tests.support.control_plane import ApiServer
+from local_cluster.errors import LocalClusterError
+from tests.support.control_plane import ApiServer, Refused
 
 NODES = "/api/v1/nodes"
 
@@ -16,8 +17,11 @@ class JoinsAsNode:
     server: ApiServer
 
     async def start(self, machine: VirtualMachine) -> None:
-        """The Node appears."""
-        await asyncio.to_thread(self._join, machine)
+        """The Node appears. Raises LocalClusterError, as a machine does that cannot be had."""
+        try:
+            await asyncio.to_thread(self._join, machine)
+        except Refused as no:
+            raise LocalClusterError(str(no)) from no
 
     async def stop(self, name: str) -> None:
         """The Node goes with its machine."""
