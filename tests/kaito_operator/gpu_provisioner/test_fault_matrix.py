@@ -2,16 +2,22 @@
 
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass
-from datetime import timedelta
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
 
 from kaito_operator.gpu_provisioner.cloud import AgentPool
 from kaito_operator.gpu_provisioner.errors import LONGEST_WAIT, Refusal, classified
+from kaito_operator.gpu_provisioner.observe import observe
+from kaito_operator.gpu_provisioner.plan import plan
+from kaito_operator.gpu_provisioner.pools import Pools
 from kaito_operator.kube.errors import retry_after
-from tests.support.machine_life import NAME, OUTAGE, Life
+from kaito_operator.mirror import Mirror
+from kaito_operator.plan import CreateInCloud, Key, Manifest
+from tests.support.machine_life import LIMITS, NAME, NOON, OUTAGE, Life
+from tests.support.machines import a_machine
 from tests.support.record_only import RecordOnlyCloud
 
 pytestmark = [pytest.mark.faults, pytest.mark.money]
@@ -134,16 +140,84 @@ async def test_every_fault_is_told_kept_cool_and_made_good(what: str, count_case
     count_cases("provisioner faults", len(cases))
 
 
-async def test_a_watch_that_lags_ten_minutes_behind_makes_no_second_pool() -> None:
-    cloud = Faulty()
+@dataclass
+class Stuck(RecordOnlyCloud):
+    """Nothing comes to an end: what is deleted stays Deleting."""
+
+    leaves: bool = False
+
+    async def delete(self, name: str, *, etag: str) -> None:
+        if self.leaves:
+            return await super().delete(name, etag=etag)
+        self._called("delete", name)
+        if self.pools[name].state != "Deleting":
+            self.pools[name] = replace(self.pools[name], state="Deleting", etag="d")
+        return None
+
+
+NO_WAY: dict[str, Refusal] = {
+    "quota": fault(409, FULL),
+    "another operation": fault(409, BUSY),
+    "throttled": fault(429, said("Throttled"), after="1"),
+    "no role": fault(403, said("AuthorizationFailed")),
+    "no answer": fault(503, after="0"),
+    "changed": fault(412, said("PreconditionFailed")),
+}
+
+
+@pytest.mark.parametrize("why", NO_WAY)
+@pytest.mark.parametrize("verb", ["create", "delete", "get", "list"])
+async def test_a_machine_that_azure_refuses_for_hours_costs_twelve_calls_a_minute_at_most(why: str, verb: str) -> None:
+    cloud = Stuck(becomes="Creating" if verb == "list" else "Succeeded", leaves=True)
     life = Life(cloud)
-    first, lag = life.machine, 60
-    past = [first]
-    for _ in range(3 * lag):
-        true = life.machine
-        life.machine = past[max(0, len(past) - lag)]
-        life.due = life.now  # every round is a pass on what is long over
-        await life.round()
-        life.now += timedelta(seconds=10)
-        past.append(life.machine or true)
-    assert (cloud.made, list(cloud.pools)) == (1, [NAME])
+    if verb == "delete":
+        await life.until(lambda: life.ready)
+        life.give_up()
+    cloud.refuse[verb] = NO_WAY[why]
+    await life.until(lambda: False, seconds=3 * 3600)
+    assert 0 < life.hottest_minute() <= MOST_CALLS_A_MINUTE
+    assert life.machine is not None
+    assert life.ready == (verb == "list")  # it is known by name, and its node says the rest
+
+
+@pytest.mark.parametrize("state", ["Creating", "Deleting"])
+async def test_a_machine_whose_pool_comes_to_no_end_costs_twelve_calls_a_minute_at_most(state: str) -> None:
+    cloud = Stuck(becomes="Creating" if state == "Creating" else "Succeeded")
+    life = Life(cloud)
+    if state == "Deleting":
+        await life.until(lambda: life.ready)
+        life.give_up()
+    await life.until(lambda: False, seconds=1000)
+    assert cloud.pools[NAME].state == state
+    assert 0 < life.hottest_minute() <= MOST_CALLS_A_MINUTE
+
+
+@pytest.mark.parametrize("count", [1, 5])
+async def test_a_watch_that_lags_ten_minutes_behind_makes_as_many_pools_as_machines(count: int) -> None:
+    cloud, now = Faulty(), NOON
+    pools = Pools(cloud, poll_seconds=20, most_pools=90, creates_per_10_minutes=100, clock=lambda: now)
+    names = [f"ws{number}" for number in range(count)]
+    true = {name: a_machine(name=name, uid=f"uid-{name}", finalizer=True) for name in names}
+    past = [dict(true)]
+    for version in range(1, 181):
+        mirror = Mirror()
+        for machine in past[max(0, len(past) - 60)].values():  # ten seconds a round
+            mirror.put({**machine, "metadata": {**machine["metadata"], "resourceVersion": str(version)}})
+        await pools.follow_once(lambda _: None, mirror)
+        for name in names:
+            true[name] = await planned_and_asked_for(name, true[name], mirror, pools, now)
+        past.append(dict(true))
+        now += timedelta(seconds=10)
+    assert (cloud.made, sorted(cloud.pools)) == (count, names)
+
+
+async def planned_and_asked_for(
+    name: str, machine: Manifest, mirror: Mirror, pools: Pools, now: datetime
+) -> dict[str, Any]:
+    """The Machine after a pass on what is seen of it."""
+    seen = observe(mirror, Key("", name), pools=pools)
+    assert seen is not None
+    todo = plan(seen, now, cluster="prod", limits=replace(LIMITS, registration=99_999.0))
+    for step in todo.cloud:
+        await (pools.create(step) if isinstance(step, CreateInCloud) else pools.delete(step))
+    return {**machine, **({"status": todo.report[0].status} if todo.report else {})}

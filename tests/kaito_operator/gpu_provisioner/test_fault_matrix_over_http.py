@@ -1,13 +1,12 @@
 """Every fault of Azure's front door at every class of request, as often as can be, by the real client over HTTP.
 
-All cases live at once, each with a cluster and a Machine of its own, before one stand-in: what one waits for costs the
-others no time. Slow answers are slow in fact; all else passes on clocks of the cases' own.
+Many cases live at once, each with a cluster and a Machine of its own, before one stand-in. Slow answers are slow in
+fact, and wait together; all else passes on clocks of their own.
 """
 
 import asyncio
 import itertools
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,16 +17,17 @@ from kaito_operator.gpu_provisioner.azure import REQUEST_SECONDS, AgentPools, co
 from kaito_operator.gpu_provisioner.cloud import AgentPool
 from kaito_operator.gpu_provisioner.errors import Refusal
 from local_cluster.azure import AzureStandIn
+from local_cluster.azure_faults import Fault
 from local_cluster.azure_pools import Pool
 from tests.support.azure import Azure, running
 from tests.support.machine_life import OUTAGE, Life
 
 pytestmark = [pytest.mark.faults, pytest.mark.money]
 
-PATIENCE_OF_THE_CLIENT, TOO_LONG = 0.25, 0.35
+PATIENCE_OF_THE_CLIENT, TOO_LONG = 0.4, 0.6
 """Seconds where an answer is slow: in life 30, and more than that."""
 AT_ONCE = 12
-"""Cases that compute at the same time; more of them would be late by themselves."""
+"""Cases that compute at the same time."""
 MOST_CALLS_A_MINUTE = 12
 CLASSES = ("put", "delete", "get", "list", "abort", "usages", "skus")
 TIMES = (1, 3, None)
@@ -164,7 +164,8 @@ class Case:
         """There, with the fault in force on the way; one that is not counted is healed after a while."""
         where = f"/{self.name}region" if self.kind == "usages" else f"/managedClusters/{self.name}/"
         where = "/skus" if self.kind == "skus" else where
-        await self.azure.fault(**FAULTS[self.what][0], request=self.kind, path=where, times=self.times)
+        told = {**FAULTS[self.what][0], "request": self.kind, "path": where, "times": self.times}
+        self.azure.stand_in.faults.add(Fault.model_validate(told))
         if self.times is None:
             await life.until(reached, seconds=OUTAGE)
             self._healed(where)
@@ -186,25 +187,29 @@ class Case:
         assert self.kind not in TELLS or not self._is_felt() or TELLS[self.kind](life, FAULTS[self.what][1]), told
 
     def _is_felt(self) -> bool:
-        """aiohttp sends once more what was cut off, and the second answer of a lost write is its first."""
-        if self.kind == "list":
-            return self.times is None
+        """aiohttp sends once more what was cut off, and the second answer of a lost write is its first.
+
+        A LIST that comes late is missed by nobody, and on a busy machine others than the slow ones are late too.
+        """
+        if self.kind == "list" or "slow" in self.what:
+            return self.times is None and not (self.kind == "list" and "slow" in self.what)
         unfelt = LOSES_ONLY_THE_ANSWER if self.kind in ("put", "delete") else ()
         return self.what not in unfelt and not (self.what.startswith("reset") and self.times == 1)
 
 
-def cases(azure: Azure, directory: Path, kinds: Iterable[str]) -> list[Case]:
-    """Every fault at every class of these, once, thrice, and until it is healed; the slow ones first."""
-    every = sorted(itertools.product(FAULTS, kinds, TIMES), key=lambda case: "slow" not in case[0])
-    return [Case(number, what, kind, times, azure, directory) for number, (what, kind, times) in enumerate(every)]
+def cases(azure: Azure, directory: Path, kinds: Iterable[str], *, slow: bool) -> list[Case]:
+    """Every fault at every class of these, once, thrice, and until it is healed."""
+    faults = [what for what in FAULTS if ("slow" in what) == slow]
+    every = enumerate(itertools.product(faults, kinds, TIMES))
+    return [Case(number, what, kind, times, azure, directory) for number, (what, kind, times) in every]
 
 
-async def passed(every: list[Case]) -> None:
-    """All of them, a few at a time."""
-    room = asyncio.Semaphore(AT_ONCE)
+async def passed(every: list[Case], *, at_once: int) -> None:
+    """All of them, so many at the same time."""
+    room = asyncio.Semaphore(at_once)
 
     async def one(case: Case) -> None:
-        async with room if "slow" not in case.what else nullcontext():
+        async with room:
             await case.passes()
 
     async with asyncio.TaskGroup() as group:
@@ -212,21 +217,23 @@ async def passed(every: list[Case]) -> None:
             group.create_task(one(case))
 
 
+@pytest.mark.parametrize("slow", [False, True], ids=["at once", "slowly"])
 async def test_every_fault_is_told_and_made_good_without_a_second_pool(
-    tmp_path: Path, count_cases: Callable[[str, int], None]
+    slow: bool, tmp_path: Path, count_cases: Callable[[str, int], None]
 ) -> None:
     async with running(AzureStandIn(boot_seconds=0, throttled=False)) as azure:
-        every = cases(azure, tmp_path, [kind for kind in CLASSES if kind != "abort"])
-        await passed(every)
+        every = cases(azure, tmp_path, [kind for kind in CLASSES if kind != "abort"], slow=slow)
+        await passed(every, at_once=len(every) if slow else AT_ONCE)
     count_cases("provisioner faults over HTTP", len(every))
 
 
+@pytest.mark.parametrize("slow", [False, True], ids=["at once", "slowly"])
 async def test_every_fault_of_an_abort_is_made_good_too(
-    tmp_path: Path, count_cases: Callable[[str, int], None]
+    slow: bool, tmp_path: Path, count_cases: Callable[[str, int], None]
 ) -> None:
     """A Machine that is deleted while its pool is Creating, where that stands in the way of a deletion."""
     stand_in = AzureStandIn(boot_seconds=3600, throttled=False, delete_while_creating="conflicts")
     async with running(stand_in) as azure:
-        every = cases(azure, tmp_path, ["abort"])
-        await passed(every)
+        every = cases(azure, tmp_path, ["abort"], slow=slow)
+        await passed(every, at_once=len(every) if slow else AT_ONCE)
     count_cases("provisioner faults over HTTP", len(every))

@@ -1,12 +1,14 @@
 """What is left over is collected, the third time it is found; and any doubt keeps it."""
 
-from collections.abc import AsyncIterator
+import itertools
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
+from kaito_operator.api.conditions import moment
 from kaito_operator.api.kinds import NODE
 from kaito_operator.gpu_provisioner.agent_pool import owner_tags
 from kaito_operator.gpu_provisioner.cloud import AgentPool, CloudError
@@ -93,6 +95,64 @@ def test_a_cluster_with_many_unready_nodes_does_not_look_well(ready: int, unread
 
 def test_a_cluster_that_is_stopped_does_not_look_well() -> None:
     assert why_not([POOL, replace(POOL, name="sys", power="Stopped")], [a_node()]) == "agent pool sys is stopped"
+
+
+# Every pool there can be, judged by the rule as it is written down
+
+TAG_VALUES = {
+    "kaito.sh_cluster": (None, "prod", "test"),
+    "kaito.sh_workspace-uid": (None, "", "workspace-uid"),
+    "kaito.sh_machine-uid": (None, "", "gone", "alive"),
+}
+LONG_AGO = NOON - timedelta(seconds=300)
+AGES = (None, -60, 0, 299, 300, 3600)
+
+
+def every_pool() -> Iterator[AgentPool]:
+    for values in itertools.product(*TAG_VALUES.values()):
+        tags = {tag: value for tag, value in zip(TAG_VALUES, values, strict=True) if value is not None}
+        for age, state in itertools.product(AGES, ("Creating", "Succeeded", "Failed", "Deleting")):
+            asked = None if age is None else NOON - timedelta(seconds=age)
+            yield AgentPool("ws1", state, etag="e", tags=tags, asked_at=asked)
+
+
+def may_go(pool: AgentPool) -> bool:
+    """The money rules M5 and M9 and the grace, word for word."""
+    cluster, workspace, machine = (pool.tags.get(tag) for tag in TAG_VALUES)
+    ours = cluster == "prod" and workspace is not None and machine == "gone"
+    return ours and pool.state != "Deleting" and pool.asked_at is not None and pool.asked_at <= LONG_AGO
+
+
+MISTAKES: dict[str, Callable[[AgentPool], AgentPool]] = {
+    "tags are not looked at": lambda pool: replace(pool, tags={**TAGS, "kaito.sh_machine-uid": "gone"}),
+    "one tag is enough": lambda pool: replace(pool, tags={**TAGS, **pool.tags}),
+    "whose cluster is not looked at": lambda pool: replace(pool, tags={**pool.tags, "kaito.sh_cluster": "prod"}),
+    "a missing time is long ago": lambda pool: replace(pool, asked_at=pool.asked_at or NOON - timedelta(days=1)),
+    "there is no grace": lambda pool: replace(pool, asked_at=pool.asked_at and pool.asked_at - timedelta(hours=1)),
+    "what goes is not seen to go": lambda pool: replace(pool, state="Succeeded"),
+}
+
+
+def wrong(sees: Callable[[AgentPool], AgentPool]) -> list[AgentPool]:
+    """The pools that such a sweeper deletes and should not, or the other way round."""
+    pools = list(every_pool())
+    return [pool for pool in pools if bool(left(sees(pool), "alive")) != may_go(pool)]
+
+
+@pytest.mark.money
+@pytest.mark.statemodel
+def test_of_every_pool_there_can_be_only_those_without_a_doubt_are_left_over(
+    count_cases: Callable[[str, int], None],
+) -> None:
+    assert wrong(lambda pool: pool) == []
+    count_cases("statemodel of garbage", len(list(every_pool())))
+
+
+@pytest.mark.money
+@pytest.mark.statemodel
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_seeded_mistake_of_the_sweeper_is_caught(mistake: str) -> None:
+    assert wrong(MISTAKES[mistake]) != []
 
 
 # On a real API server, with a cloud that is only written down
@@ -201,3 +261,35 @@ async def test_a_cloud_that_does_not_answer_collects_nothing(scene: Scene) -> No
     scene.cloud.refuse["list"] = classified(503, None)
     with pytest.raises(CloudError):
         await scene.sweeper().sweep(scene.kube, scene.mirror)
+
+
+@pytest.mark.controlplane
+@pytest.mark.money
+async def test_a_node_that_its_machine_left_behind_goes_unless_too_many_are_not_ready(
+    scene: Scene, api_server: ApiServer
+) -> None:
+    left_behind = a_left_node()
+    meta = {key: left_behind["metadata"][key] for key in ("name", "labels")}
+    owner = {"apiVersion": "karpenter.sh/v1alpha5", "kind": "Machine", "name": "ws0123456789", "uid": "gone"}
+    path = f"/api/v1/nodes/{meta['name']}"
+    api_server.ask("POST", "/api/v1/nodes", {"metadata": {**meta, "ownerReferences": [owner]}})
+    created = moment(api_server.ask("GET", path)["metadata"]["creationTimestamp"])
+    scene.now = created + timedelta(hours=1)
+    for seen in (await scene.kube.list(NODE)).items:
+        scene.mirror.put(seen)
+    garbage = scene.sweeper()
+    await scene.swept(garbage, 4)
+    assert api_server.get(path) is not None  # one of two is not Ready
+
+    ready = {"status": {"conditions": [{"type": "Ready", "status": "True"}]}}
+    for name in ("well-1", "well-2"):
+        api_server.ask("POST", "/api/v1/nodes", {"metadata": {"name": name}})
+        api_server.merge(f"/api/v1/nodes/{name}/status", ready)
+    for seen in (await scene.kube.list(NODE)).items:
+        scene.mirror.put(seen)
+    await scene.swept(garbage, 2)
+    assert api_server.get(path) is not None
+    await scene.swept(garbage, 1)
+    assert api_server.get(path) is None
+    for name in ("well-1", "well-2"):
+        api_server.ask("DELETE", f"/api/v1/nodes/{name}")
