@@ -53,7 +53,12 @@ async def run(name: str, kubeconfig: str | None, *, take_signals: Callable[[], N
     settings, controller = CONTROLLERS[name]()
     logs.set_up(form=settings.log_format, level=settings.log_level)
     metrics = Metrics(controller.name, registry=controller.registry)
-    connect = partial(Kube.connect, kubeconfig, field_manager=controller.field_manager, counted=metrics.requested)
+
+    def counted(method: str, resource: str, code: int) -> None:
+        metrics.requested(method, resource, code)
+        controller.requested(method, resource, code)
+
+    connect = partial(Kube.connect, kubeconfig, field_manager=controller.field_manager, counted=counted)
     async with AsyncExitStack() as held:
         # A connection of its own: renewals wait for nobody, and only they may write without the Lease.
         for_lease = await connect()

@@ -1,5 +1,6 @@
 """Prometheus metrics under controller-runtime's names, so that known dashboards and alerts read them."""
 
+import asyncio
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -34,6 +35,8 @@ class Metrics:
             "rest_client_requests", "Requests to the API server.", ("method", "resource", "code")
         )
         self._leading = self._gauge("leader_election_master_status", "1 on the leader.", ("name",))
+        self._tasks = Gauge("python_asyncio_tasks", "Tasks of the event loop.", registry=self.registry)
+        self._tasks.set_function(_tasks)
         self.leading(False)
 
     def _counter(self, name: str, says: str, labels: tuple[str, ...], *, unit: str = "") -> Counter:
@@ -94,3 +97,11 @@ class Metrics:
     def text(self) -> bytes:
         """The exposition format."""
         return generate_latest(self.registry)
+
+
+def _tasks() -> float:
+    """As many as whoever asks for the metrics has beside it; none where there is no event loop."""
+    try:
+        return float(len(asyncio.all_tasks()))
+    except RuntimeError:
+        return 0.0

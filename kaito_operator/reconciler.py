@@ -79,6 +79,10 @@ class Controller(Generic[Seen]):
     """What keeps the process from being ready, besides the first LIST."""
     registry: CollectorRegistry | None = None
     """Where metrics of its own are."""
+    done: Callable[[Seen, Plan, datetime], None] = lambda *_: None
+    """Is told of each plan that was carried out whole."""
+    requested: Callable[[str, str, int], None] = lambda *_: None
+    """Is told of each request to the API server: method, resource and status."""
 
 
 class KindAppeared(Exception):
@@ -183,6 +187,7 @@ class Reconciler(Generic[Seen]):
                 outcome("error")
                 raise Retry(str(refused), after=min(refused.retry_after or 0.0, LONGEST_WAIT)) from refused
             outcome("success" if todo.look_again is None else "requeue_after")
+            self.controller.done(seen, todo, self._clock())
             return self._next_look(key, todo)
 
     async def _read(self, key: Key) -> None:

@@ -13,6 +13,7 @@ from typing_extensions import override
 from inference_server.engines.engine import Engine
 from inference_server.limits import Admission
 from inference_server.metrics import Metrics as ServerMetrics
+from kaito_operator.gpu_provisioner.lives import Lives
 from kaito_operator.gpu_provisioner.measured import CloudMetrics
 from kaito_operator.metrics import Metrics as OperatorMetrics
 
@@ -53,6 +54,7 @@ def _all() -> tuple[_Heard, _Heard, _Heard]:
     both, cloud, server = _Heard(), _Heard(), _Heard()
     OperatorMetrics("workspace", registry=both)
     CloudMetrics(cloud)
+    Lives(cloud)
     # Gauges ask the engine only when they are read, which they are not here.
     ServerMetrics(cast(Engine, None), admission=Admission(places=1), registry=server)
     return both, cloud, server

@@ -167,6 +167,8 @@ def _pool(found: Any) -> AgentPool:
         etag=properties.e_tag or "",
         vm_size=properties.vm_size or "",
         spot=properties.scale_set_priority == "Spot",
+        zones=tuple(sorted(properties.availability_zones or ())),
+        count=properties.count,
         tags=tags,
         power=properties.power_state.code or "" if properties.power_state else "",
         asked_at=_moment(tags.get(ASKED_TAG, "")),

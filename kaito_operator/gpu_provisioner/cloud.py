@@ -25,6 +25,10 @@ class AgentPool:
     etag: str = ""
     vm_size: str = ""
     spot: bool = False
+    zones: tuple[str, ...] = ()
+    """None where the region as a whole was asked for."""
+    count: int | None = None
+    """How many machines it has, or is to have; 0 is a spot machine that was taken back. None if it does not say."""
     tags: Mapping[str, str] = field(default_factory=dict)
     power: str = ""
     """Running or Stopped."""

@@ -12,6 +12,7 @@ from kaito_operator.gpu_provisioner.cloud import Cloud
 from kaito_operator.gpu_provisioner.garbage import Garbage
 from kaito_operator.gpu_provisioner.identity import Identity
 from kaito_operator.gpu_provisioner.limits import Limits
+from kaito_operator.gpu_provisioner.lives import Lives
 from kaito_operator.gpu_provisioner.measured import CloudMetrics, Measured
 from kaito_operator.gpu_provisioner.observe import Observed, observe, reads
 from kaito_operator.gpu_provisioner.plan import plan
@@ -31,6 +32,7 @@ def provisioner_controller(
 ) -> Controller[Observed]:
     """Machine → agent pool → Node. Without ``cloud``, the AKS cluster that the settings name."""
     registry = CollectorRegistry()
+    lives = Lives(registry)
     cloud = _asked_in_turn(settings, cloud, registry, clock)
     kind = NODECLAIM if settings.objects == "nodeclaims" else MACHINE
     pools = Pools(
@@ -41,16 +43,7 @@ def provisioner_controller(
         creates_per_10_minutes=settings.creates_per_10_minutes,
         clock=clock,
     )
-    garbage = Garbage(
-        cloud,
-        pools,
-        kind=kind,
-        cluster=settings.cluster,
-        every_seconds=settings.garbage_seconds,
-        grace_seconds=settings.garbage_grace_seconds,
-        most_per_hour=settings.garbage_per_hour,
-        clock=clock,
-    )
+    garbage = _garbage(settings, cloud, pools, kind=kind, clock=clock)
     identity = Identity(cloud)
     return Controller(
         name="gpu-provisioner",
@@ -67,6 +60,8 @@ def provisioner_controller(
         from_the_start=(identity.watch,),
         unready=lambda: identity.problem,
         registry=registry,
+        done=lives.done,
+        requested=lives.requested,
     )
 
 
@@ -80,6 +75,19 @@ def _asked_in_turn(
     measured = Measured(cloud, CloudMetrics(registry))
     burst, per_second = settings.requests_at_once, settings.requests_per_second
     return InTurn(measured, burst=burst, per_second=per_second, clock=clock)
+
+
+def _garbage(settings: ProvisionerSettings, cloud: Cloud, pools: Pools, *, kind: Kind, clock: Clock) -> Garbage:
+    return Garbage(
+        cloud,
+        pools,
+        kind=kind,
+        cluster=settings.cluster,
+        every_seconds=settings.garbage_seconds,
+        grace_seconds=settings.garbage_grace_seconds,
+        most_per_hour=settings.garbage_per_hour,
+        clock=clock,
+    )
 
 
 def _limits(settings: ProvisionerSettings) -> Limits:

@@ -1,5 +1,6 @@
 """Azure's errors, classified once: from status and code, nested details, and only then the text."""
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -28,6 +29,8 @@ class Meaning(NamedTuple):
     todo: str = ""
     unavailable: bool = False
     """Whether it is what KAITO calls unavailable."""
+    scope: str = ""
+    """What a role is missing on, where the answer does not say."""
 
 
 MINUTES, HOURS = 60.0, 3600.0
@@ -43,9 +46,14 @@ SKU = Meaning("SkuNotAvailable", 1 * HOURS, True, "take another instanceType or 
 ALLOCATION = Meaning("AllocationFailed", 10 * MINUTES, True, "Azure has no such machine free now", unavailable=True)
 SUBNET = Meaning("SubnetFull", 10 * MINUTES, True, "the subnet has no addresses left")
 UNREGISTERED = Meaning("ProviderNotRegistered", 1 * HOURS, True, "register the provider in the subscription")
-NO_ROLE = Meaning("AuthorizationFailed", 5 * MINUTES, todo="the identity needs the role Contributor on the cluster")
+NO_ROLE = Meaning(
+    "AuthorizationFailed", 5 * MINUTES, todo="the identity needs the role Contributor on {scope}", scope="the cluster"
+)
 NO_SUBNET_ROLE = Meaning(
-    "AuthorizationFailed", 5 * MINUTES, todo="the identity needs the role Network Contributor on the subnet"
+    "AuthorizationFailed",
+    5 * MINUTES,
+    todo="the identity needs the role Network Contributor on {scope}",
+    scope="the subnet",
 )
 NO_TOKEN = Meaning("AuthorizationFailed", 1 * MINUTES, todo="see that the identity exists and is federated")
 NO_CLUSTER = Meaning(
@@ -79,6 +87,8 @@ CODES = {
     "Throttled": THROTTLED,
     "InvalidParameter": INVALID,
 }
+SCOPES = (re.compile(r"linked scope\(s\) '([^']+)'"), re.compile(r"over scope '([^']+?)(?:/agentPools/[^']*)?'"))
+"""How Azure says on what a right is missing. A role on one agent pool would not do: it is for the cluster."""
 QUOTA_WORDS = ("quota", "Current Limit", "LowPriorityCores")
 SKU_WORDS = ("is not supported for subscription", "is not allowed in your subscription in location")
 
@@ -115,7 +125,9 @@ def _by_status(status: int) -> Meaning:
 def _refusal(meaning: Meaning, text: str, retry_after: float | None) -> Refusal:
     """What only a person can change is not asked again sooner because a server says so."""
     lead = f"{UNAVAILABLE}: " if meaning.unavailable else ""
-    message = f"{lead}{text}{f' ({meaning.todo})' if meaning.todo else ''}"
+    named = next((found[1] for scope in SCOPES if (found := scope.search(text))), meaning.scope)
+    todo = meaning.todo.replace("{scope}", named)
+    message = f"{lead}{text}{f' ({todo})' if todo else ''}"
     wish = meaning.retry_after if retry_after is None else retry_after
     wait = max(wish, meaning.retry_after) if meaning.terminal else wish
     return Refusal(meaning.reason, message, min(wait, LONGEST_WAIT), meaning.terminal)

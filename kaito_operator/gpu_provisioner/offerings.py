@@ -14,10 +14,11 @@ ALL = "*"
 
 @dataclass(frozen=True, slots=True)
 class Offering:
-    """A size, on spot or on demand."""
+    """A size, on spot or on demand, in the region or in some of its zones."""
 
     vm_size: str
     spot: bool = False
+    zones: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -31,14 +32,17 @@ class Offerings:
         seconds = seconds_of(refusal, spot=offering.spot)
         if seconds is None:
             return
-        if offering.spot and "LowPriority" in refusal.message:
-            offering = Offering(ALL, spot=True)  # the quota of all spot machines
+        if refusal.reason == "QuotaExceeded":  # a quota has no zones
+            whole = offering.spot and "LowPriority" in refusal.message
+            offering = Offering(ALL if whole else offering.vm_size, offering.spot)
         self._unavailable[offering] = (refusal, now + timedelta(seconds=seconds))
 
     def unavailable(self, offering: Offering, *, now: datetime) -> Refusal | None:
         """Why it cannot be had; ``retry_after`` is what is left of the time. None if nothing is known against it."""
         self._unavailable = {key: kept for key, kept in self._unavailable.items() if kept[1] > now}
-        kept = self._unavailable.get(offering) or self._unavailable.get(Offering(ALL, offering.spot))
+        # What the region has not, none of its zones has; what a zone has not, the region may have (kaito #1951).
+        wider = (offering, Offering(offering.vm_size, offering.spot), Offering(ALL, offering.spot))
+        kept = next((self._unavailable[each] for each in wider if each in self._unavailable), None)
         if kept is None:
             return None
         refusal, until = kept

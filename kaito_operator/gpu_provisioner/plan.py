@@ -92,6 +92,8 @@ def _hopeless(seen: Observed, pool: AgentPool, now: datetime, *, limits: Limits)
     if pool.state in STUCK:
         problem = pool.problem
         return (problem.reason, problem.message) if problem else ("LaunchFailed", f"agent pool is {pool.state}")
+    if pool.spot and pool.count == 0 and pool.state == "Succeeded":
+        return "SpotEvicted", "Azure has taken the spot machine back; another is asked for"
     patience = _patience(seen, pool, now, limits=limits)
     if patience is None or patience > 0:
         return None

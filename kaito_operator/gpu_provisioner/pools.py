@@ -151,7 +151,8 @@ class Pools:
 
     def _see(self, pool: AgentPool) -> None:
         if pool.problem is not None and pool != self.known(pool.name).pool:
-            self._offerings.refused(Offering(pool.vm_size, pool.spot), pool.problem, now=self._clock())
+            offering = Offering(pool.vm_size, pool.spot, pool.zones)
+            self._offerings.refused(offering, pool.problem, now=self._clock())
         self._known[pool.name] = self.known(pool.name).seen(pool, now=self._clock())
 
     def _no_create(self, name: str, refusal: Refusal) -> None:
@@ -246,7 +247,8 @@ class Pools:
 
 def _offering(step: CreateInCloud) -> Offering:
     properties = step.wanted["properties"]
-    return Offering(properties["vmSize"], properties.get("scaleSetPriority") == "Spot")
+    zones = tuple(properties.get("availabilityZones", ()))
+    return Offering(properties["vmSize"], properties.get("scaleSetPriority") == "Spot", zones)
 
 
 def _taken(name: str) -> Refusal:

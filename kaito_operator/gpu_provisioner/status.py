@@ -5,6 +5,7 @@ from typing import Any
 
 from kaito_operator.api.conditions import Condition, Truth, merged
 from kaito_operator.api.kinds import NODECLAIM
+from kaito_operator.gpu_provisioner.errors import UNAVAILABLE
 from kaito_operator.gpu_provisioner.observe import Observed
 from kaito_operator.plan import Event, Manifest, Report
 
@@ -40,17 +41,19 @@ def step_types(kind: str) -> tuple[str, ...]:
 def standing(kind: str, passed: int, reason: str, message: str) -> list[Condition]:
     """All conditions: ``passed`` steps True, the next open with the reason, those after it waiting, and Ready.
 
-    What is open is False on a Machine and Unknown on a NodeClaim, as Karpenter of their times has it.
+    What is open is False on a Machine and Unknown on a NodeClaim, as Karpenter of their times has it. KAITO 0.2 stops
+    asking where a Machine's step says UNAVAILABLE and not a word more; Ready says why.
     """
     types, claim = step_types(kind), kind == NODECLAIM.kind
     still: Truth = "Unknown" if claim else "False"
+    step_says = UNAVAILABLE if not claim and message.startswith(UNAVAILABLE) else message
     done = [Condition(type, "True", step) for type, step in zip(types[:passed], STEPS, strict=False)]
     if passed == len(types):
         return [*done, Condition(READY, "True", READY)]
     why = AWAITING if claim else (WAITING[passed], "")
     return [
         *done,
-        Condition(types[passed], still, reason, message),
+        Condition(types[passed], still, reason, step_says),
         *(Condition(type, still, *why) for type in types[passed + 1 :]),
         Condition(READY, still, reason, message),
     ]

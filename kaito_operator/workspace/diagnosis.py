@@ -148,13 +148,21 @@ def _machine_failure(machine: Machine, *, now: datetime) -> Finding | None:
         launched, left = machine.conditions["MachineLaunched"], TRIES_SECONDS - _age(machine, now=now)
         told = f"{what}: {launched.get('message') or launched['reason']}"
         return wrong(Reason.LAUNCH_FAILED, told, look_again=left if left > 0 else None)
-    condition = machine.conditions.get(_open_step(machine.conditions)[0], {})
+    step, _ = _open_step(machine.conditions)
+    condition = machine.conditions.get(step, {})
     if condition.get("status") != "False" or condition.get("reason", "") in PROGRESS:
         return None
-    reason, said = condition["reason"], condition.get("message", "")
+    reason, said = condition["reason"], _words(machine.conditions, step)
     if reason in MACHINE_FAILURES:
         return wrong(MACHINE_FAILURES[reason], f"{what}: {said or reason}")
     return wrong(Reason.MACHINE_FAILED, f"{what}: {reason}: {said}")
+
+
+def _words(conditions: Conditions, step: str) -> str:
+    """What is said of an open step: Ready says it too, and says more where KAITO wants the step to be brief."""
+    told, ready = conditions[step], conditions.get("Ready", {})
+    same = ready.get("reason") == told["reason"]
+    return str((ready.get("message") if same else "") or told.get("message", ""))
 
 
 def nodes(placed: Placement, resource: Resource, *, gpus: int, lost_after: float, now: datetime) -> Finding:

@@ -120,3 +120,27 @@ def test_a_whole_page_becomes_a_line() -> None:
 
 def test_an_error_without_a_word_says_its_status() -> None:
     assert classified(500, None).message == classified(500, {"code": "", "details": [{}]}).message == "HTTP 500"
+
+
+AGENT_POOL = (
+    "/subscriptions/s/resourceGroups/g/providers/Microsoft.ContainerService/managedClusters/prod/agentPools/ws1"
+)
+SUBNET = "/subscriptions/s/resourceGroups/net/providers/Microsoft.Network/virtualNetworks/v/subnets/aks"
+DENIED = (
+    "The client 'c' with object id 'o' does not have authorization to perform action "
+    f"'Microsoft.ContainerService/managedClusters/agentPools/write' over scope '{AGENT_POOL}' or the scope is invalid."
+)
+LINKED = (
+    "The client has permission to perform action 'Microsoft.ContainerService/managedClusters/agentPools/write' on "
+    f"scope '{AGENT_POOL}'; however, it does not have permission to perform action(s) "
+    f"'Microsoft.Network/virtualNetworks/subnets/join/action' on the linked scope(s) '{SUBNET}' (respectively)."
+)
+
+
+def test_a_missing_right_names_the_role_and_what_it_is_needed_on() -> None:
+    cluster = AGENT_POOL.removesuffix("/agentPools/ws1")
+    denied = classified(403, {"code": "AuthorizationFailed", "message": DENIED})
+    assert denied.message == f"{DENIED} (the identity needs the role Contributor on {cluster})"
+    linked = classified(403, {"code": "LinkedAuthorizationFailed", "message": LINKED})
+    assert linked.message == f"{LINKED} (the identity needs the role Network Contributor on {SUBNET})"
+    assert classified(403, None).message == "HTTP 403 (the identity needs the role Contributor on the cluster)"

@@ -162,8 +162,12 @@ class Scene:
         self.processes.append(process)
         return process
 
-    def ask_for_it(self) -> None:
+    def ask_for_it(self, *, spot: bool = False, **spec: Any) -> None:
         made = a_machine(name=self.name) if self.objects == MACHINES else a_claim(name=self.name)
+        made["spec"].update(spec)
+        if spot:
+            asked = {"key": "karpenter.sh/capacity-type", "operator": "In", "values": ["spot"]}
+            made["spec"]["requirements"].append(asked)
         meta = {key: made["metadata"][key] for key in ("name", "labels", "annotations")}
         self.server.ask("POST", self.objects, {**made, "metadata": meta})
 
@@ -197,6 +201,10 @@ class Scene:
         return [
             n["metadata"]["name"] for n in self.server.ask("GET", NODES)["items"] if self.name in n["metadata"]["name"]
         ]
+
+    def node_uid(self) -> str:
+        (name,) = self.nodes()
+        return str(self.server.ask("GET", f"{NODES}/{name}")["metadata"]["uid"])
 
     def left_in_cloud(self) -> list[str]:
         return sorted(self.azure.stand_in.pools.by_name)
@@ -265,8 +273,26 @@ async def test_a_life_begins_with_one_pool_and_ends_with_nothing_left(scene: Sce
     scene.give_it_up()
     await scene.lived(process, until=scene.gone)
     assert (scene.left_in_cloud(), scene.nodes(), scene.creates()) == ([], [], [201])
+    assert counted(process) == {
+        "nodeclaims_created_total": 1,
+        "nodeclaims_terminated_total": 1,
+        "nodeclaims_termination_duration_seconds_count": 1,
+        "nodes_created_total": 1,
+        "nodes_drained_total": 1,
+        "nodes_lifetime_duration_seconds_count": 1,
+        "nodes_terminated_total": 1,
+    }
     assert counting.writes <= MOST_WRITES
     assert counting.writes - before <= MOST_WRITES_OF_A_DELETION
+
+
+def counted(process: Process) -> dict[str, float]:
+    """What moved of Karpenter's counts of Machines and nodes."""
+    registry = process.loop.controller.registry
+    assert registry is not None
+    samples = (sample for metric in registry.collect() for sample in metric.samples if sample.value)
+    counts = {s.name.removeprefix("karpenter_"): s.value for s in samples if s.name.endswith(("_total", "_count"))}
+    return {name: count for name, count in counts.items() if name.startswith("node") and "instance" not in name}
 
 
 @pytest.mark.parametrize("answered", [False, True], ids=["before it is sent", "before its answer is read"])
@@ -366,6 +392,21 @@ async def test_a_pool_that_somebody_took_away_is_made_again(scene: Scene) -> Non
 
 
 @pytest.mark.faults
+async def test_a_spot_machine_that_azure_takes_back_is_asked_for_again(scene: Scene) -> None:
+    scene.ask_for_it(spot=True)
+    process = await scene.started()
+    await scene.lived(process, until=scene.ready)
+    node = scene.node_uid()
+    pool = scene.azure.stand_in.pools.by_name[scene.name].properties
+    assert (pool["scaleSetPriority"], pool["scaleSetEvictionPolicy"]) == ("Spot", "Delete")
+    assert (await scene.azure.ask("POST", f"/control/pools/{scene.name}/evict"))[0] == 204
+    assert (scene.nodes(), scene.left_in_cloud()) == ([], [scene.name])  # an empty pool, which stays
+
+    await scene.lived(process, until=lambda: scene.creates() == [201, 201] and scene.ready())
+    assert (scene.node_uid() != node, scene.left_in_cloud()) == (True, [scene.name])
+    assert [e["reason"] for e in scene.events()].count("SpotEvicted") == 1
+
+
 async def test_an_identity_that_lost_its_role_holds_up_the_deletion_and_says_so(scene: Scene) -> None:
     scene.ask_for_it()
     process = await scene.started()
@@ -465,6 +506,33 @@ async def test_a_claim_has_the_life_of_a_machine_in_the_words_of_karpenter_v1(cl
     claims.give_it_up()
     await claims.lived(process, until=claims.gone)
     assert (claims.left_in_cloud(), claims.nodes(), claims.creates()) == ([], [], [201])
+
+
+async def test_when_its_grace_period_ends_a_claim_goes_with_a_pod_that_a_budget_and_do_not_disrupt_keep(
+    claims: Scene, namespace: str
+) -> None:
+    claims.ask_for_it(terminationGracePeriod="5m")
+    process = await claims.started()
+    await claims.lived(process, until=claims.ready)
+    (node,) = claims.nodes()
+    pod = _a_pod_on(claims, node, namespace)
+    claims.server.merge(pod, {"metadata": {"annotations": {"karpenter.sh/do-not-disrupt": "true"}}})
+    claims.give_it_up()
+    begun = claims.now
+    while claims.now - begun < timedelta(seconds=120):
+        await process.round(claims.name)
+        claims.now += timedelta(seconds=ROUND_SECONDS)
+    # It would take 600 s to end, and there are 300: it was made to go at once, and is given what is left.
+    leaving = claims.server.ask("GET", pod)["metadata"]
+    assert 1 <= leaving["deletionGracePeriodSeconds"] <= 300
+    assert claims.left_in_cloud() == [claims.name]
+    while claims.now - begun < timedelta(seconds=330):
+        await process.round(claims.name)
+        claims.now += timedelta(seconds=ROUND_SECONDS)
+    assert claims.left_in_cloud() == []  # its time is up, and the pod has not ended
+    await claims.lived(process, until=claims.gone)
+    claims.server.ask("DELETE", pod, {"gracePeriodSeconds": 0})
+    assert (claims.nodes(), claims.creates()) == ([], [201])
 
 
 async def test_a_claim_of_another_provider_is_left_alone(claims: Scene) -> None:

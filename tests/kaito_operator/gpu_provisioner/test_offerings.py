@@ -62,6 +62,26 @@ def test_what_is_not_the_fault_of_the_size_is_not_held_against_it(code: str) -> 
     assert offerings.unavailable(V100, now=NOON) is None
 
 
+def test_what_a_zone_has_not_the_region_may_have_and_not_the_other_way_round() -> None:
+    zonal = Offering(V100.vm_size, zones=("1",))
+    offerings = Offerings()
+    offerings.refused(zonal, refusal("ZonalAllocationFailed"), now=NOON)
+    unavailable = [offerings.unavailable(each, now=NOON) is not None for each in (zonal, V100, other_zone())]
+    assert unavailable == [True, False, False]
+    offerings.refused(V100, refusal("AllocationFailed"), now=NOON)
+    assert all(offerings.unavailable(each, now=NOON) is not None for each in (zonal, V100, other_zone()))
+
+
+def other_zone() -> Offering:
+    return Offering(V100.vm_size, zones=("2",))
+
+
+def test_a_quota_has_no_zones() -> None:
+    offerings = Offerings()
+    offerings.refused(Offering(V100.vm_size, zones=("1",)), refusal("QuotaExceeded", "Current Limit: 24"), now=NOON)
+    assert offerings.unavailable(V100, now=NOON) is not None
+
+
 # At the door
 
 

@@ -9,6 +9,7 @@ import pytest
 from kaito_operator.gpu_provisioner.agent_pool import agent_pool, owner_tags
 from kaito_operator.gpu_provisioner.cloud import AgentPool
 from kaito_operator.gpu_provisioner.errors import UNAVAILABLE, Refusal, classified
+from kaito_operator.gpu_provisioner.farewell import grace_seconds
 from kaito_operator.gpu_provisioner.known import Known, Refused
 from kaito_operator.gpu_provisioner.limits import Limits
 from kaito_operator.gpu_provisioner.observe import Observed, observe
@@ -191,7 +192,9 @@ def test_a_no_is_told_and_not_asked_again_before_its_time() -> None:
     assert (todo.cloud, todo.look_again) == ((), 600)
     (launched,) = [c for c in todo.report[0].status["conditions"] if c["type"] == "MachineLaunched"]
     assert (launched["status"], launched["reason"]) == ("False", "QuotaExceeded")
-    assert launched["message"].startswith("all requested instance types were unavailable during launch")
+    assert launched["message"] == "all requested instance types were unavailable during launch"
+    (ready,) = [c for c in todo.report[0].status["conditions"] if c["type"] == "Ready"]
+    assert ready["message"] == QUOTA.message
     assert [(event.type, event.reason) for event in todo.events] == [("Warning", "QuotaExceeded")]
 
     again = planned(known, now=until)
@@ -328,3 +331,37 @@ def test_a_deletion_keeps_what_was_known_of_the_node() -> None:
         ("MachineRegistered", "True"),
         ("Ready", "False"),
     ]
+
+
+def evicted(**pool: Any) -> Known:
+    known = a_pool("Succeeded", asked=3600)
+    assert known.pool is not None
+    return replace(known, pool=replace(known.pool, **{"spot": True, "count": 0, **pool}))
+
+
+def test_a_spot_machine_that_azure_took_back_is_replaced_at_once() -> None:
+    todo = planned(evicted(), status=status(*STEPS))
+    assert todo.cloud == (DeleteInCloud(NAME, OWNER, etag="e1"),)
+    assert told(todo)["MachineLaunched"] == ("False", "SpotEvicted")
+
+
+@pytest.mark.parametrize("pool", [{"count": 1}, {"count": None}, {"spot": False}, {"state": "Updating"}])
+def test_a_node_that_is_missing_is_no_eviction_while_azure_does_not_say_so(pool: dict[str, Any]) -> None:
+    todo = planned(evicted(**pool), status=status(*STEPS))
+    assert (todo.cloud, "SpotEvicted" in str(todo.report)) == ((), False)
+
+
+def test_a_spot_machine_whose_node_is_still_there_is_left_alone() -> None:
+    assert planned(evicted(), a_node(), status=status(*STEPS)).cloud == ()
+
+
+@pytest.mark.parametrize(
+    ("told", "drain", "seconds"),
+    [("90s", None, 90), ("1h30m", 10.0, 5400), ("2m5s", None, 125), ("", 10.0, 10), ("", None, None)],
+)
+def test_the_grace_of_a_claim_comes_before_that_of_the_settings(
+    told: str, drain: float | None, seconds: float | None
+) -> None:
+    found = seen(UNKNOWN)
+    machine = {**found.machine, "spec": {**found.machine["spec"], "terminationGracePeriod": told}}
+    assert grace_seconds(replace(found, machine=machine), limits=replace(LIMITS, drain=drain)) == seconds

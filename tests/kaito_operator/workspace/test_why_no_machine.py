@@ -18,6 +18,7 @@ from tests.support.builders import (
     a_node,
     a_ready_machine,
     a_workspace,
+    condition,
     machine_conditions,
     seen_of,
 )
@@ -43,6 +44,14 @@ def test_a_machine_that_fails_says_why_in_the_words_of_its_provisioner(done: int
     assert conditions(todo)["MachineReady"] == ("False", reason, f"{WHAT}: {told}")
     assert conditions(todo)["WorkspaceReady"] == conditions(todo)["MachineReady"]
     assert (todo.apply, todo.delete) == ((), ())
+
+
+def test_where_kaito_wants_the_step_to_be_brief_ready_says_why() -> None:
+    brief, why = "all requested instance types were unavailable during launch", "Current Limit: 0 (ask for more)"
+    told = machine_conditions(0, "QuotaExceeded", brief)
+    ready = condition("Ready", "False", "QuotaExceeded", f"{brief}: {why}")
+    todo = planned(a_workspace(), a_machine(FIRST, conditions=[*(c for c in told if c["type"] != "Ready"), ready]))
+    assert conditions(todo)["MachineReady"] == ("False", "QuotaExceeded", f"{WHAT}: {brief}: {why}")
 
 
 def test_a_failure_that_we_have_no_name_for_keeps_the_provisioners() -> None:
