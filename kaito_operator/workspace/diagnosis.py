@@ -35,6 +35,7 @@ PROGRESS = {
     "NodeNotFound",
     "NodeNotReady",
     "OperationInProgress",
+    "Queued",
     "ResourceNotRegistered",
     "StartupTaintsExist",
 }

@@ -7,6 +7,8 @@ import pytest
 
 from kaito_operator.api.kinds import MACHINE, NODECLAIM, Kind
 from kaito_operator.api.sources import Source
+from kaito_operator.gpu_provisioner.status import PROGRESS as PROVISIONERS_PROGRESS
+from kaito_operator.workspace.diagnosis import PROGRESS
 from kaito_operator.workspace.installation import Installation
 from kaito_operator.workspace.machines import machine_name
 from kaito_operator.workspace.plan import plan
@@ -44,6 +46,10 @@ def test_a_machine_that_fails_says_why_in_the_words_of_its_provisioner(done: int
     assert conditions(todo)["MachineReady"] == ("False", reason, f"{WHAT}: {told}")
     assert conditions(todo)["WorkspaceReady"] == conditions(todo)["MachineReady"]
     assert (todo.apply, todo.delete) == ((), ())
+
+
+def test_what_is_progress_to_gpu_provisioner_is_no_failure_to_a_workspace() -> None:
+    assert PROVISIONERS_PROGRESS - {"Terminating"} <= PROGRESS
 
 
 def test_where_kaito_wants_the_step_to_be_brief_ready_says_why() -> None:
