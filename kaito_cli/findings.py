@@ -106,6 +106,22 @@ def _controllers(seen: Examined) -> Iterator[Finding]:
     needed = MACHINES in seen.crds and NODECLAIMS not in seen.crds
     install = "helm install gpu-provisioner charts/gpu-provisioner"
     yield _controller(seen.deployments, "gpu-provisioner", PROVISIONER, install, needed=needed)
+    yield from _model_files(next((each for each in seen.deployments if runs_as(each, OPERATOR)), None))
+
+
+def _model_files(operator: Manifest | None) -> Iterator[Finding]:
+    """Without a runtime image there are KAITO's own images, and so KAITO's own models, alone."""
+    containers = operator["spec"]["template"]["spec"]["containers"] if operator else ()
+    env = {each["name"]: each.get("value", "") for c in containers for each in c.get("env", ())}
+    asked, runtime = env.get("KAITO_MODEL_FILES", ""), env.get("KAITO_RUNTIME_IMAGE", "")
+    if asked in ("volume", "hub") and not runtime:
+        told = f"modelFiles is {asked}, and there is no image to run over the files"
+        yield Finding("runtime image", Verdict.WRONG, told, "--set runtimeImage=…, see docs/guide/model-files.md")
+    elif asked in ("auto", "kaito") and not runtime:
+        told = "models run in KAITO's own images: those of KAITO 0.3 alone, /chat alone, no tuning"
+        yield Finding("runtime image", Verdict.MISSING, told, "--set runtimeImage=…", needed=False)
+    elif runtime:
+        yield Finding("runtime image", Verdict.OK, runtime)
 
 
 def _controller(all: Iterable[Manifest], what: str, runs: str, install: str, *, needed: bool = True) -> Finding:

@@ -27,6 +27,13 @@ def a_deployment(controller: str, *, ready: int = 1) -> dict[str, Any]:
     }
 
 
+def an_operator(**env: str) -> dict[str, Any]:
+    """The Workspace operator with this environment."""
+    found = a_deployment("workspace")
+    found["spec"]["template"]["spec"]["containers"][0]["env"] = [{"name": n, "value": v} for n, v in env.items()]
+    return found
+
+
 def a_node(name: str, *, labels: dict[str, str], gpus: str = "0") -> dict[str, Any]:
     allocatable = {"cpu": "4", "nvidia.com/gpu": gpus}
     return {"metadata": {"name": name, "labels": labels}, "status": {"allocatable": allocatable}}
@@ -58,6 +65,12 @@ def test_a_whole_installation_is_ok_in_every_line() -> None:
     assert all(line(f).startswith("✓ ok ") for f in findings(seen()))
 
 
+def test_a_runtime_image_is_named() -> None:
+    operator = an_operator(KAITO_MODEL_FILES="auto", KAITO_RUNTIME_IMAGE="r.io/kaito-runtime:1")
+    found = of("runtime image", seen(deployments=(operator, a_deployment("gpu-provisioner"))))
+    assert (found.verdict, found.told) == (Verdict.OK, "r.io/kaito-runtime:1")
+
+
 MACHINE = {
     "metadata": {"name": "ws0"},
     "status": {"conditions": [{"status": "False", "reason": sorted(CREDENTIALS)[0], "message": "no such identity"}]},
@@ -80,6 +93,10 @@ MACHINE = {
             {"nodes": (a_node("gpu-0", labels={"accelerator": "nvidia"}),)},
             "NVIDIA device plugin", Verdict.WRONG, "gpu-0 has a GPU label",
         ),
+        (
+            {"deployments": (an_operator(KAITO_MODEL_FILES="hub"), a_deployment("gpu-provisioner"))},
+            "runtime image", Verdict.WRONG, "modelFiles is hub, and there is no image to run over the files",
+        ),
         ({"machines": (MACHINE,)}, "credentials of gpu-provisioner", Verdict.WRONG, "ws0: no such identity"),
         ({"denied": ("create services/proxy",)}, "your rights", Verdict.WRONG, "you may not create services/proxy"),
         ({"refused": ("nodes",)}, "reading nodes", Verdict.WRONG, "not allowed"),
@@ -99,6 +116,7 @@ def test_what_is_missing_or_wrong_is_named_with_what_to_do(
     [
         ({"webhooks": ()}, "admission webhook"),
         ({"nodes": (a_node("cpu-0", labels={}),)}, "NVIDIA device plugin"),
+        ({"deployments": (an_operator(KAITO_MODEL_FILES="auto"), a_deployment("gpu-provisioner"))}, "runtime image"),
         ({"crds": {WORKSPACES: a_crd(WORKSPACES)}, "deployments": (a_deployment("workspace"),)}, "node provisioner"),
     ],
 )

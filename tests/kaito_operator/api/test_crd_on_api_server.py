@@ -1,5 +1,6 @@
 """What a real API server takes and refuses by the CRD of the Workspace, and the words it does so with."""
 
+import subprocess
 from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
@@ -12,6 +13,7 @@ from kaito_operator.api import crd
 from kaito_operator.api.reasons import Reason
 from kaito_operator.api.validation import problems
 from kaito_operator.api.workspace import parse_workspace
+from local_cluster import binaries
 from presets.catalog import load_catalog
 from tests.kaito_operator.api.test_validation import BAD, GOOD
 from tests.support.builders import a_workspace
@@ -78,7 +80,26 @@ UPSTREAM: dict[str, Json] = {
         },
     },
     "a template": {**FALCON, "inference": {"template": TEMPLATE}},
+    "two adapters, one without a strength": {
+        **FALCON,
+        "inference": {
+            **FALCON["inference"],
+            "adapters": [{"source": SOURCE, "strength": "0.2"}, {"source": {**SOURCE, "name": "second"}}],
+        },
+    },
+    "preferred nodes": {**FALCON, "resource": {**FALCON["resource"], "count": 1, "preferredNodes": ["node-1"]}},
     "the README's tuning": README,
+    "tuning by lora with a configuration": {
+        **README,
+        "tuning": {**README["tuning"], "preset": {"name": "falcon-7b"}, "method": "lora", "config": "lora-params"},
+    },
+    "tuning from an image that needs a Secret": {
+        **README,
+        "tuning": {
+            **README["tuning"],
+            "input": {"name": "rows", "image": "r.azurecr.io/DATA:0.1", "imagePullSecrets": ["pull"]},
+        },
+    },
     "tuning from an image": {**README, "tuning": {**README["tuning"], "input": {"image": "r.azurecr.io/DATA:0.1"}}},
 }
 
@@ -106,6 +127,32 @@ def workspace_kind(group: str = "kaito.sh") -> Json:
 @pytest.mark.parametrize("case", GOOD)
 def test_what_our_validator_finds_good_is_taken(api_server: ApiServer, namespace: str, case: str) -> None:
     assert api_server.ask("POST", workspaces(namespace), created(GOOD[case], namespace))["metadata"]["generation"] == 1
+
+
+EXPLAINED = {
+    "workspace": ["resource\t<Object> -required-", "inference\t<Object>", "tuning\t<Object>", "Serve a model."],
+    "workspace.tuning": [
+        "Fine-tune a model and publish the result.",
+        "input\t<Object> -required-",
+        "lora or qlora, in upper or lower case. Cannot be changed.",
+        "A ConfigMap of this namespace with training_config.yaml. By default the method's\n    own.",
+    ],
+    "workspace.inference.preset.presetOptions": ["modelAccessSecret\t<string>", "None by default."],
+    "workspace.status.model": ["revision\t<string>", "The commit that is served."],
+}
+
+
+@pytest.mark.parametrize("field", EXPLAINED)
+def test_kubectl_explains_each_field_with_its_default_and_consequence(api_server: ApiServer, field: str) -> None:
+    kubectl = str(binaries.find("kubectl")["kubectl"])
+    command = [kubectl, "explain", field, "--kubeconfig", str(api_server.kubeconfig("admin"))]
+
+    def explained() -> str:
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout
+
+    eventually(lambda: bool(explained()), within=60, what="the API server describes the kind")
+    text = explained()
+    assert [words for words in EXPLAINED[field] if words not in text] == []
 
 
 def test_the_defaults_are_kaitos(api_server: ApiServer, namespace: str) -> None:
