@@ -1,11 +1,11 @@
 """What a Workspace asked for before, as ControllerRevisions: ten at most, so that an edit can be undone.
 
 Nothing is written for a Workspace that was never edited. What is carried out bears its own specification; where that is
-no longer what is asked for, both are kept before anything is rolled out.
+no longer what is asked for, both are kept when that is rolled out.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
@@ -37,7 +37,7 @@ class Revision:
 
 @dataclass(frozen=True, slots=True)
 class Keeping:
-    """What is written so that nothing is forgotten. Only when that is nothing may a change be rolled out."""
+    """What is written so that nothing is forgotten."""
 
     apply: tuple[Apply, ...] = ()
     delete: tuple[Delete, ...] = ()
@@ -70,15 +70,17 @@ def keeping(
         wanted.append(_revision(workspace, before, name=name, number=last, component=component))
     if (name := _name(workspace, now)) not in numbers or numbers[name] < last:
         wanted.append(_revision(workspace, now, name=name, number=last + 1, component=component))
-    uids = {each.name: each.uid for each in revisions}
+    known = {each.name: each for each in revisions}
+    uids = {name: each.uid for name, each in known.items()}
     apply = tuple(Apply(each, uid=uids.get(each["metadata"]["name"])) for each in wanted)
-    return Keeping(apply, () if apply else tuple(_too_old(workspace, revisions)))
+    numbers |= {each["metadata"]["name"]: each["revision"] for each in wanted}
+    too_old = sorted(numbers, key=lambda name: numbers[name])[:-KEPT]
+    return Keeping(apply, tuple(_deletion(workspace, known[name]) for name in too_old if name in known))
 
 
-def _too_old(workspace: Workspace, revisions: tuple[Revision, ...]) -> Iterator[Delete]:
-    for each in sorted(revisions, key=lambda revision: revision.number)[: max(0, len(revisions) - KEPT)]:
-        ref = Ref(CONTROLLER_REVISION.api_version, CONTROLLER_REVISION.kind, each.name, workspace.key.namespace)
-        yield Delete(ref, each.uid)
+def _deletion(workspace: Workspace, revision: Revision) -> Delete:
+    kind = CONTROLLER_REVISION
+    return Delete(Ref(kind.api_version, kind.kind, revision.name, workspace.key.namespace), revision.uid)
 
 
 def _revision(

@@ -27,8 +27,15 @@ def workload(
     seen: Observed, task: Task, resource: Resource, *, gpus: int, begun: bool, installation: Installation
 ) -> Workload:
     """``begun``: whether the nodes are there. What runs already is kept as wanted, whatever became of them."""
-    if unwritten := _unwritten(seen, task):
-        return unwritten
+    component = tuning.COMPONENT if task.tuned is not None else inference.COMPONENT
+    kept = history.keeping(seen.workspace, _carried_out(seen, task), seen.revisions, component=component)
+    work = _work(seen, task, resource, gpus=gpus, begun=begun, installation=installation)
+    return Workload(apply=(*kept.apply, *work.apply), delete=(*work.delete, *kept.delete))
+
+
+def _work(
+    seen: Observed, task: Task, resource: Resource, *, gpus: int, begun: bool, installation: Installation
+) -> Workload:
     if task.tuned is not None and task.trains:
         tuned = task.tuned
         training = Training(tuned.tuning, tuned.model, tuned.files, resource, gpus=gpus, config=tuned.config)
@@ -41,15 +48,6 @@ def workload(
         wanted = _served(seen, task.served, resource, gpus=gpus, installation=installation)
         return Workload(apply=tuple(_free(seen, wanted)), delete=tuple(_outdated(seen, wanted)))
     return Workload()
-
-
-def _unwritten(seen: Observed, task: Task) -> Workload | None:
-    """What is still to be kept of the specification that was carried out last; None where nothing is."""
-    component = tuning.COMPONENT if task.tuned is not None else inference.COMPONENT
-    kept = history.keeping(seen.workspace, _carried_out(seen, task), seen.revisions, component=component)
-    if not kept.apply and not kept.delete:
-        return None
-    return Workload(apply=kept.apply, delete=kept.delete)
 
 
 def _carried_out(seen: Observed, task: Task) -> Manifest | None:

@@ -213,6 +213,17 @@ class ModelCluster:
             ]
             self._store({**node, "status": {**node["status"], "conditions": conditions}})
 
+    def edit(self) -> None:
+        """The user asks for one adapter more, or after two for none again."""
+        workspace = self.workspace
+        if workspace is None or "deletionTimestamp" in workspace["metadata"] or "inference" not in workspace:
+            return
+        there = workspace["inference"].get("adapters", [])
+        more = {"source": {"name": f"a{len(there)}", "image": "r.io/team/a:1"}}
+        meta = {**workspace["metadata"], "generation": workspace["metadata"]["generation"] + 1}
+        inference = {**workspace["inference"], "adapters": [*there, more] if len(there) < 2 else []}
+        self._store({**workspace, "metadata": meta, "inference": inference})
+
     def ask_for_deletion(self) -> None:
         """The user deletes the Workspace."""
         seen = self.workspace

@@ -130,15 +130,15 @@ def test_what_our_validator_finds_good_is_taken(api_server: ApiServer, namespace
 
 
 EXPLAINED = {
-    "workspace": ["resource\t<Object> -required-", "inference\t<Object>", "tuning\t<Object>", "Serve a model."],
+    "workspace": ["resource <Object> -required-", "inference <Object>", "tuning <Object>", "Serve a model."],
     "workspace.tuning": [
         "Fine-tune a model and publish the result.",
-        "input\t<Object> -required-",
+        "input <Object> -required-",
         "lora or qlora, in upper or lower case. Cannot be changed.",
-        "A ConfigMap of this namespace with training_config.yaml. By default the method's\n    own.",
+        "A ConfigMap of this namespace with training_config.yaml. By default the method's own.",
     ],
-    "workspace.inference.preset.presetOptions": ["modelAccessSecret\t<string>", "None by default."],
-    "workspace.status.model": ["revision\t<string>", "The commit that is served."],
+    "workspace.inference.preset.presetOptions": ["modelAccessSecret <string>", "None by default."],
+    "workspace.status.model": ["revision <string>", "The commit that is served."],
 }
 
 
@@ -148,7 +148,7 @@ def test_kubectl_explains_each_field_with_its_default_and_consequence(api_server
     command = [kubectl, "explain", field, "--kubeconfig", str(api_server.kubeconfig("admin"))]
 
     def explained() -> str:
-        return subprocess.run(command, capture_output=True, text=True, check=False).stdout
+        return " ".join(subprocess.run(command, capture_output=True, text=True, check=False).stdout.split())
 
     eventually(lambda: bool(explained()), within=60, what="the API server describes the kind")
     text = explained()

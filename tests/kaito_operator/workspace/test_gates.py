@@ -185,10 +185,8 @@ def test_what_is_no_longer_wanted_is_written_away() -> None:
     with_secret = a_workspace(inference={"preset": {"name": "smollm2-135m-instruct", "presetOptions": options}})
     service, deployment = workload(with_secret, *nodes)
     without = {"preset": {"name": "smollm2-135m-instruct", "presetOptions": {"image": "r.io/own/server:1"}}}
-    there = [*nodes, service, deployment]
-    kept = [stored(step.manifest) for step in planned(a_workspace(inference=without), *there).apply]
-    todo = planned(a_workspace(inference=without), *there, *kept)
-    assert [step.manifest["kind"] for step in todo.apply] == ["Deployment"]
+    todo = planned(a_workspace(inference=without), *nodes, service, deployment)
+    assert [step.manifest["kind"] for step in todo.apply] == [*["ControllerRevision"] * 2, "Deployment"]
 
 
 @pytest.mark.parametrize("kind", ["Service", "Deployment"])

@@ -68,6 +68,7 @@ ACTIONS: dict[str, Callable[[ModelCluster], object]] = {
     "a node vanishes": lambda c: c.lose("Node"),
     "the nodes stop": lambda c: c.set_nodes_ready(False),
     "the nodes come back": lambda c: c.set_nodes_ready(True),
+    "somebody edits the adapters": ModelCluster.edit,
     "a minute passes": lambda c: c.later(60),
 }
 HISTORIES = st.lists(st.sampled_from(sorted(ACTIONS)), max_size=14)
