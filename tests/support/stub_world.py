@@ -98,11 +98,22 @@ class StubWorld:
             await self._moved.wait_for(lambda: len(self.gone) >= count)
 
     async def follow(self, path: str, on_event: Callable[[str, Json], Coroutine[Any, Any, None]]) -> None:
-        """Watches a kind until cancelled; nothing waits for the answer to another event."""
-        async with asyncio.TaskGroup() as under_way, self._client.stream("GET", f"{path}?watch=1") as lines:
-            async for line in lines.aiter_lines():
-                event = json.loads(line)
-                under_way.create_task(on_event(event["type"], event["object"]))
+        """Watches a kind until cancelled; nothing waits for the answer to another event.
+
+        An API server under load ends the watches of those who read slowly: then everything is looked at again.
+        """
+        async with asyncio.TaskGroup() as under_way:
+            while True:
+                listed = (await self._client.get(path)).json()
+                for item in listed["items"]:
+                    under_way.create_task(on_event("ADDED", item))
+                since = listed["metadata"]["resourceVersion"]
+                async with self._client.stream("GET", f"{path}?watch=1&resourceVersion={since}") as lines:
+                    async for line in lines.aiter_lines():
+                        event = json.loads(line)
+                        if event["type"] == "ERROR":
+                            break
+                        under_way.create_task(on_event(event["type"], event["object"]))
 
 
 @asynccontextmanager
