@@ -1,36 +1,71 @@
 """``python -m inference_server --pretrained_model_name_or_path DIR --port N``: serves one model until SIGTERM."""
 
+import asyncio
+import contextlib
 import logging
 import os
 import socket
 import sys
 import time
+from collections.abc import Iterator
 from types import FrameType
 
 import uvicorn
+from fastapi import FastAPI
 from typing_extensions import override
 
-from inference_server.app import create_app
+from inference_server import probes
+from inference_server.app import application
 from inference_server.engines.choice import NoSuchEngine, choose
 from inference_server.engines.engine import Engine, Failed, Loading
 from inference_server.limits import Admission
+from inference_server.metrics import Metrics
+from inference_server.server import Server
 from inference_server.settings import Settings, parse
 from presets.model_directory import model_directory
 
 log = logging.getLogger("inference_server")
 
 
+class CannotListen(Exception):
+    """A port is taken, or not ours to have."""
+
+
+class HealthServer(uvicorn.Server):
+    """Probes and metrics on a port of their own, for as long as the other server lives."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Signals are the other server's."""
+        yield
+
+
 class DrainingServer(uvicorn.Server):
     """A server that answers what it has before it goes: on SIGTERM the door closes, /readyz says so, the port stays."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, health: socket.socket | None = None) -> None:
         self.engine: Engine = choose(settings, say=log.info)
         self._admission = Admission(places=settings.max_waiting + 1)
         self._grace_seconds = settings.grace_seconds
         self._deadline = float("inf")
-        app = create_app(self.engine, settings, admission=self._admission)
+        server = Server(self.engine, settings, self._admission, Metrics(self.engine, admission=self._admission))
         # Whoever is inside has had the grace period already, so what is left is to send what is written.
-        super().__init__(uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=5))
+        super().__init__(_quiet(application(server)))
+        self._health = HealthServer(_quiet(probes.application(server)))
+        self._health_socket = health
+
+    @override
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        """Both ports, from the first moment to the last."""
+        if self._health_socket is None:
+            await super().serve(sockets)
+            return
+        health = asyncio.ensure_future(self._health.serve([self._health_socket]))
+        try:
+            await super().serve(sockets)
+        finally:
+            self._health.should_exit = True
+            await health
 
     @override
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -64,17 +99,15 @@ def main() -> int:
         log.warning("these flags are not known here, or change nothing: %s", " ".join(idle))
     place = model_directory(settings.pretrained_model_name_or_path)
     try:
-        server = DrainingServer(settings.model_copy(update={"pretrained_model_name_or_path": place}))
-        family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-        listener = socket.create_server((settings.host, settings.port), family=family, backlog=2048)
-    except NoSuchEngine as error:
+        listener = _listen(settings.host, settings.port)
+        health = None if settings.health_port is None else _listen(settings.host, settings.health_port)
+        server = DrainingServer(settings.model_copy(update={"pretrained_model_name_or_path": place}), health=health)
+    except (NoSuchEngine, CannotListen) as error:
         log.error("%s", error)
-        return 2
-    except OSError as error:
-        log.error("cannot listen on %s port %d: %s", settings.host, settings.port, error.strerror)
-        return 1
+        return 2 if isinstance(error, NoSuchEngine) else 1
     log.info("listening on %s port %d", settings.host, settings.port)
     server.run(sockets=[listener])
+    server.engine.stop()  # again, for a second signal ends without it, and the engine's threads keep a process alive
     state = server.engine.state
     if isinstance(state, Failed):
         log.error("%s cannot be served: %s", settings.pretrained_model_name_or_path, state.reason)
@@ -83,6 +116,18 @@ def main() -> int:
         logging.shutdown()
         os._exit(0)  # a thread reads a model, and may for minutes; there is nothing to finish
     return 0
+
+
+def _quiet(app: FastAPI) -> uvicorn.Config:
+    return uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=5)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        raise CannotListen(f"cannot listen on {host} port {port}: {error.strerror}") from error
 
 
 if __name__ == "__main__":

@@ -7,13 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
+from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
-from inference_server import chat, limits, metrics, openai_routes
-from inference_server.engines.engine import Engine, Failed, Generation, Loading, Ready
+from inference_server import chat, limits, openai_routes, probes
+from inference_server.description import body, describe
+from inference_server.engines.engine import Engine, Generation
 from inference_server.errors import Refusal, envelope, error
+from inference_server.headers import REQUEST_ID, RequestIds
 from inference_server.keys import guard
 from inference_server.limits import Admission
 from inference_server.metrics import Metrics
@@ -21,7 +24,6 @@ from inference_server.schemas import ChatReply, ChatRequest, ErrorReply, parse
 from inference_server.server import Server
 from inference_server.settings import Settings
 
-PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 REPLIES: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorReply} for status in (400, 408, 413, 415, 422, 429, 503)
 }
@@ -30,7 +32,12 @@ REPLIES: dict[int | str, dict[str, Any]] = {
 def create_app(engine: Engine, settings: Settings, *, admission: Admission | None = None) -> FastAPI:
     """The application; its start starts the engine, its end stops it. ``admission`` lets the caller close the door."""
     door = admission or Admission(places=settings.max_waiting + 1)
-    server = Server(engine, settings, door, Metrics(engine, admission=door))
+    return application(Server(engine, settings, door, Metrics(engine, admission=door)))
+
+
+def application(server: Server) -> FastAPI:
+    """See create_app."""
+    engine, settings = server.engine, server.settings
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -39,11 +46,23 @@ def create_app(engine: Engine, settings: Settings, *, admission: Admission | Non
         engine.stop()
 
     app = FastAPI(title="KAITO inference server", version="0.1.0", lifespan=lifespan)
-    app.include_router(_probes(server))
+    app.include_router(probes.health(server))
+    if settings.health_port is None:
+        app.include_router(probes.measured(server))
     guarded = [Depends(guard(Path(settings.api_keys_file)))] if settings.api_keys_file else []
     app.include_router(_chat(server), dependencies=guarded)
     app.include_router(openai_routes.routes(server), dependencies=guarded)
+    describe(app, ChatRequest, *openai_routes.BODIES)
     _add_errors(app, server)
+    if settings.allowed_origin:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(settings.allowed_origin),
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            expose_headers=[REQUEST_ID],
+        )
+    app.add_middleware(RequestIds)
     return app
 
 
@@ -55,6 +74,8 @@ def _add_errors(app: FastAPI, server: Server) -> None:
         headers = {"Retry-After": str(refusal.retry_after)} if refusal.retry_after else {}
         if refusal.status == 401:
             headers["WWW-Authenticate"] = "Bearer"
+        if refusal.status == 408:
+            headers["Connection"] = "close"  # the rest of the body is not waited for
         status, content = envelope(refusal) if _openai(request) else (refusal.status, {"detail": refusal.detail})
         server.metrics.requests.labels(status).inc()
         return JSONResponse(content, status, headers)
@@ -75,55 +96,10 @@ def _openai(request: Request) -> bool:
     return request.url.path.startswith(("/v1/", "/tokenize", "/detokenize"))
 
 
-def _probes(server: Server) -> APIRouter:
-    router = APIRouter()
-
-    @router.get("/")
-    async def home() -> dict[str, str]:
-        return {"message": "Server is running"}
-
-    @router.get("/healthz")
-    async def live() -> dict[str, str]:
-        """Whether the process lives: also while it loads."""
-        state = server.engine.state
-        return {"status": "Healthy", **({"loading": state.progress} if isinstance(state, Loading) else {})}
-
-    @router.get("/readyz", responses={503: {"description": "loading, draining or failed"}})
-    async def ready() -> Response:
-        """Whether requests are answered."""
-        status, content = _readiness(server)
-        return JSONResponse(content, status)
-
-    @router.get("/metrics", responses={200: {"content": {"text/plain": {}, "application/json": {}}}})
-    async def measured(request: Request) -> Response:
-        """Prometheus' text, or KAITO's JSON for ``Accept: application/json``."""
-        if "application/json" in request.headers.get("accept", ""):
-            return JSONResponse(await metrics.hardware())
-        return Response(server.metrics.text(), media_type=PROMETHEUS)
-
-    return router
-
-
-def _readiness(server: Server) -> tuple[int, dict[str, Any]]:
-    if server.admission.closed:
-        return 503, {"status": "draining", "answering": server.admission.inside}
-    match server.engine.state:
-        case Loading(progress):
-            return 503, {"status": "loading", "progress": progress}
-        case Failed(reason):
-            return 503, {"status": "failed", "reason": reason}
-        case Ready(model):
-            refused = {"refused_adapters": dict(model.refused_adapters)} if model.refused_adapters else {}
-            return 200, {"status": "ready", "model": model.default_adapter or model.name, **refused}
-
-
 def _chat(server: Server) -> APIRouter:
     router = APIRouter()
-    body = {
-        "requestBody": {"content": {"application/json": {"schema": ChatRequest.model_json_schema()}}, "required": True}
-    }
 
-    @router.post("/chat", response_model=ChatReply, responses=REPLIES, openapi_extra=body)
+    @router.post("/chat", response_model=ChatReply, responses=REPLIES, openapi_extra=body(ChatRequest))
     async def answer(request: Request) -> Response:
         """KAITO's endpoint: a prompt goes on, or a conversation gets its reply."""
         began, model = time.monotonic(), server.model()

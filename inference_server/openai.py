@@ -1,10 +1,11 @@
 """What a request of the OpenAI API means: from its fields to token ids and options for an engine. Pure: it computes,
 off the event loop."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from inference_server import openai_tools
 from inference_server.chat import COLDEST
 from inference_server.engines.engine import Generation, NoChat, ServedModel
 from inference_server.errors import BadRequest, NotFound
@@ -15,6 +16,7 @@ from inference_server.openai_schemas import (
     ResponseFormat,
     Sampled,
 )
+from inference_server.openai_tools import ToolUse
 from inference_server.schemas import MOST_SEQUENCES
 
 FROM_THE_MODEL = ("temperature", "top_k", "top_p", "min_p", "typical_p", "repetition_penalty", "eos_token_id")
@@ -37,6 +39,9 @@ class Asked:
     """How many alternatives to tell for each token; None tells nothing."""
     stream: bool
     include_usage: bool
+    tools: ToolUse | None = None
+    prompt_alone: bool = False
+    """Nothing is to be answered: it is the prompt that is asked about."""
 
 
 def named(name: str | None, *, model: ServedModel) -> str | None:
@@ -53,16 +58,13 @@ def named(name: str | None, *, model: ServedModel) -> str | None:
 
 def chat(request: ChatCompletionRequest, *, model: ServedModel) -> Asked:
     """What a conversation asks for. Raises Refusal."""
-    if request.tools and request.tool_choice != "none":
-        raise BadRequest("tools are not supported by this server: leave them out", param="tools")
-    if request.tool_choice not in (None, "none", "auto"):
-        raise BadRequest("tool_choice needs tools, which are not supported by this server", param="tool_choice")
     if request.top_logprobs and not request.logprobs:
         raise BadRequest("top_logprobs needs logprobs: true", param="top_logprobs")
-    prompt = conversation(request.messages, model=model)
+    use = openai_tools.use(request, model=model)
+    prompt = conversation(request.messages, model=model, tools=use.shown if use else ())
     most = request.max_completion_tokens or request.max_tokens or model.context_length
     logprobs = (request.top_logprobs or 0) if request.logprobs else None
-    return _asked(request, [prompt], most=most, logprobs=logprobs, model=model)
+    return _asked(request, [prompt], most=most, logprobs=logprobs, model=model, tools=use)
 
 
 def completion(request: CompletionRequest, *, model: ServedModel) -> Asked:
@@ -71,18 +73,20 @@ def completion(request: CompletionRequest, *, model: ServedModel) -> Asked:
         raise BadRequest("suffix is not supported by this server: leave it out", param="suffix")
     if request.best_of not in (None, request.n or 1):
         raise BadRequest("best_of is supported where it equals n: leave it out", param="best_of")
-    if request.echo and request.logprobs is not None:
-        raise BadRequest("logprobs of an echoed prompt are not supported: leave out echo or logprobs", param="echo")
+    if request.max_tokens == 0 and not request.echo:
+        raise BadRequest("max_tokens: at least 1, but for an echo of the prompt alone", param="max_tokens")
     prompts = [_ids(prompt, model=model) for prompt in _prompts(request)]
-    most = request.max_tokens or COMPLETION_TOKENS
+    most = COMPLETION_TOKENS if request.max_tokens is None else max(request.max_tokens, 1)
     return _asked(request, prompts, most=most, logprobs=request.logprobs, model=model, echo=bool(request.echo))
 
 
-def conversation(messages: list[ChatMessage], *, model: ServedModel) -> list[int]:
+def conversation(
+    messages: list[ChatMessage], *, model: ServedModel, tools: Sequence[Mapping[str, Any]] = ()
+) -> list[int]:
     """The ids of messages up to where the reply begins. Raises BadRequest."""
-    turns = [{"role": message.role, "content": message.text()} for message in messages]
+    turns = openai_tools.turns(messages, model=model)
     try:
-        return model.tokenizer.encode_chat(turns)
+        return model.tokenizer.encode_chat(turns, tools=tools)
     except NoChat as error:
         raise BadRequest(str(error), param="messages") from error
 
@@ -118,6 +122,7 @@ def _asked(
     logprobs: int | None,
     model: ServedModel,
     echo: bool = False,
+    tools: ToolUse | None = None,
 ) -> Asked:
     each = request.n or 1
     if each * len(prompts) > MOST_SEQUENCES:
@@ -126,6 +131,10 @@ def _asked(
         raise BadRequest("stream_options needs stream: true", param="stream_options")
     adapter = named(request.model, model=model)
     options = {**_options(request, model=model), **({} if logprobs is None else {"top_logprobs": logprobs})}
+    if echo and logprobs is not None:
+        options["prompt_logprobs"] = logprobs
+    if tools and tools.grammar:
+        options["grammar"] = tools.grammar
     generations = tuple(
         Generation(tuple(prompt), _room(prompt, most, request, model=model), _seeded(options, number), adapter)
         for prompt in prompts
@@ -140,6 +149,8 @@ def _asked(
         logprobs=logprobs,
         stream=bool(request.stream),
         include_usage=bool(request.stream_options and request.stream_options.include_usage),
+        tools=tools,
+        prompt_alone=request.max_tokens == 0,
     )
 
 

@@ -14,6 +14,7 @@ from starlette.types import Receive, Scope, Send
 from typing_extensions import override
 
 from inference_server import errors, limits, openai
+from inference_server.description import body
 from inference_server.engines.engine import ServedModel
 from inference_server.errors import BadRequest, ClientGone, Refusal
 from inference_server.openai import Asked
@@ -28,6 +29,7 @@ from inference_server.schemas import parse
 from inference_server.server import Server, merged
 
 VERSION = "0.1.0"
+BODIES = (ChatCompletionRequest, CompletionRequest, TokenizeRequest, DetokenizeRequest)
 Body = TypeVar("Body", bound=BaseModel)
 
 
@@ -70,6 +72,8 @@ class Completion(Response):
                 choice = reply.choices[number]
                 if choice.finish is None:
                     yield reply.taken(choice, step)
+                if all(each.finish is not None for each in reply.choices):
+                    return  # without waiting for a step that nobody wants
 
     async def _until_stopped(self, asked: Asked, reply: Reply, number: int) -> AsyncGenerator[Any]:
         """A choice's steps; a stop string ends the generation."""
@@ -123,19 +127,19 @@ def routes(server: Server) -> APIRouter:
         most, seconds = server.settings.max_body_bytes, server.settings.body_seconds
         return await run_in_threadpool(parse, await limits.read_json(request, most=most, seconds=seconds), as_a=as_a)
 
-    @router.post("/v1/chat/completions", openapi_extra=_body(ChatCompletionRequest))
+    @router.post("/v1/chat/completions", openapi_extra=body(ChatCompletionRequest))
     async def chat(request: Request) -> Response:
         """A conversation gets its reply."""
         asked = await read(request, ChatCompletionRequest)
         return Completion(server, request, lambda model: openai.chat(asked, model=model), CHAT)
 
-    @router.post("/v1/completions", openapi_extra=_body(CompletionRequest))
+    @router.post("/v1/completions", openapi_extra=body(CompletionRequest))
     async def completion(request: Request) -> Response:
         """A prompt, or several, go on."""
         asked = await read(request, CompletionRequest)
         return Completion(server, request, lambda model: openai.completion(asked, model=model), COMPLETION)
 
-    @router.post("/tokenize", openapi_extra=_body(TokenizeRequest))
+    @router.post("/tokenize", openapi_extra=body(TokenizeRequest))
     async def tokenize(request: Request) -> Response:
         """The token ids of a prompt or of messages."""
         asked = await read(request, TokenizeRequest)
@@ -149,7 +153,7 @@ def routes(server: Server) -> APIRouter:
             ids = await run_in_threadpool(model.tokenizer.encode, asked.prompt or "")
         return JSONResponse({"tokens": ids, "count": len(ids), "max_model_len": model.context_length})
 
-    @router.post("/detokenize", openapi_extra=_body(DetokenizeRequest))
+    @router.post("/detokenize", openapi_extra=body(DetokenizeRequest))
     async def detokenize(request: Request) -> Response:
         """The text of token ids."""
         asked = await read(request, DetokenizeRequest)
@@ -186,7 +190,3 @@ def _model(model: ServedModel, name: str) -> dict[str, Any]:
     parent = model.name if name in model.adapters else None
     return {"id": name, "object": "model", "created": 0, "owned_by": "kaito", "root": model.name, "parent": parent,
             "max_model_len": model.context_length}  # fmt: skip
-
-
-def _body(schema: type[BaseModel]) -> dict[str, Any]:
-    return {"requestBody": {"content": {"application/json": {"schema": schema.model_json_schema()}}, "required": True}}

@@ -7,7 +7,9 @@ from pydantic import ConfigDict, Field, StringConstraints
 from inference_server.schemas import MOST_SEQUENCES, Count, Exact, Positive, Probability, TokenId
 
 MOST_LOGPROBS = 20
+MOST_TOOLS = 128
 Stop = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+FunctionName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,128}$")]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
 Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 
@@ -25,16 +27,68 @@ class TextPart(Fields):
     text: str
 
 
+class CalledFunction(Fields):
+    """What a model wanted called; the arguments are JSON's text."""
+
+    name: FunctionName
+    arguments: str
+
+
+class SentToolCall(Fields):
+    """A call of an earlier reply, sent back with its result."""
+
+    id: Annotated[str, StringConstraints(min_length=1, max_length=128)]
+    type: Literal["function"] = "function"
+    function: CalledFunction
+    index: int | None = None
+
+
 class ChatMessage(Fields):
-    """One turn of a conversation."""
+    """One turn of a conversation. What replies have and this server never fills comes back empty."""
 
     role: Annotated[str, StringConstraints(min_length=1, max_length=64)]
-    content: str | Annotated[list[TextPart], Field(min_length=1, max_length=1024)]
+    content: str | Annotated[list[TextPart], Field(min_length=1, max_length=1024)] | None = None
     name: str | None = None
+    tool_calls: Annotated[list[SentToolCall], Field(max_length=MOST_TOOLS)] | None = None
+    tool_call_id: Annotated[str, StringConstraints(max_length=128)] | None = None
+    refusal: None = None
+    annotations: None = None
+    audio: None = None
+    function_call: None = None
 
     def text(self) -> str:
         """The content as one text."""
-        return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+        parts = self.content if isinstance(self.content, list) else []
+        return self.content if isinstance(self.content, str) else "".join(part.text for part in parts)
+
+
+class Function(Fields):
+    """A function that the model may want called."""
+
+    name: FunctionName
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class Tool(Fields):
+    """A tool; only functions are known."""
+
+    type: Literal["function"]
+    function: Function
+
+
+class FunctionToCall(Fields):
+    """A function by its name."""
+
+    name: FunctionName
+
+
+class NamedTool(Fields):
+    """The tool that must be called."""
+
+    type: Literal["function"]
+    function: FunctionToCall
 
 
 class StreamOptions(Fields):
@@ -101,8 +155,8 @@ class ChatCompletionRequest(Sampled):
     max_completion_tokens: Positive | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MOST_LOGPROBS)] | None = None
-    tools: list[Any] | None = None
-    tool_choice: Any = None
+    tools: Annotated[list[Tool], Field(max_length=MOST_TOOLS)] | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     parallel_tool_calls: bool | None = None
 
 
@@ -114,6 +168,7 @@ class CompletionRequest(Sampled):
         | Annotated[list[TokenId], Field(min_length=1)]
         | Annotated[list[str] | list[Annotated[list[TokenId], Field(min_length=1)]], Field(min_length=1)]
     )
+    max_tokens: Count | None = None
     echo: bool | None = None
     logprobs: Annotated[int, Field(ge=0, le=MOST_LOGPROBS)] | None = None
     suffix: str | None = None

@@ -19,7 +19,7 @@ WITHOUT_EFFECT = (
     "state_dict",
 )
 """Flags of KAITO 0.3 that are accepted and change nothing here."""
-REPEATABLE = ("adapter_strength",)
+REPEATABLE = ("adapter_strength", "allowed_origin")
 
 
 class Settings(BaseModel):
@@ -59,6 +59,12 @@ class Settings(BaseModel):
     )
     host: str = Field("0.0.0.0", description="address to listen on")
     port: int = Field(5000, ge=1, le=65535, description="port to listen on")
+    health_port: int | None = Field(
+        None, ge=1, le=65535, description="another port for probes and /metrics, which then is on that one alone"
+    )
+    allowed_origin: tuple[str, ...] = Field(
+        (), description="web page that a browser may send requests from, repeatable (CORS); without it none may"
+    )
     max_waiting: int = Field(32, ge=0, description="requests that may wait their turn; more are refused with 429")
     max_body_bytes: int = Field(8 << 20, ge=1, description="largest body of a request; larger ones are refused")
     body_seconds: float = Field(30.0, gt=0, description="time within which a body must arrive")

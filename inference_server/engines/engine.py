@@ -2,13 +2,15 @@
 
 An engine loads one model in the background and turns prompts of token ids into further token ids. It knows nothing of
 HTTP, text fields or queues' limits; the server above it knows nothing of tensors. To add one: write a class with the
-four members of ``Engine`` in a module of its own (imported only when chosen, see ``engines/choice.py``), and run
+five members of ``Engine`` in a module of its own (imported only when chosen, see ``engines/choice.py``), and run
 ``tests/inference_server/test_engine_contract.py`` over it.
 """
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
+
+from inference_server.tools.format import NoTools, ToolFormat
 
 Finish = Literal["stop", "length"]
 """Why a sequence ended: of itself, or because it had as many tokens as asked for."""
@@ -46,12 +48,20 @@ class Tokenizer(Protocol):
         """The ids of a text, with what the model wants at a text's beginning."""
         ...
 
-    def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
-        """The ids of a conversation (role, content) up to where the assistant's reply begins. Raises NoChat."""
+    @property
+    def tools(self) -> ToolFormat | NoTools:
+        """How the model writes tool calls, or why it is given no tools."""
         ...
 
-    def decode(self, tokens: Sequence[int], *, clean_up_spaces: bool = False) -> str:
-        """The text of ids, without special tokens."""
+    def encode_chat(
+        self, messages: Sequence[Mapping[str, Any]], *, tools: Sequence[Mapping[str, Any]] = ()
+    ) -> list[int]:
+        """The ids of a conversation up to where the assistant's reply begins; messages (role, content, tool_calls with
+        their arguments as a mapping) and tools are as chat templates want them. Raises NoChat."""
+        ...
+
+    def decode(self, tokens: Sequence[int], *, clean_up_spaces: bool = False, keep: Collection[int] = ()) -> str:
+        """The text of ids, without special tokens but for those to ``keep``."""
         ...
 
 
@@ -98,12 +108,27 @@ State = Loading | Ready | Failed
 
 
 @dataclass(frozen=True, slots=True)
+class Load:
+    """How much an engine has to do."""
+
+    running: int = 0
+    """Sequences that are being computed."""
+    waiting: int = 0
+    """Sequences that are not begun yet."""
+    cache_blocks: int | None = None
+    """Blocks that its KV cache has; None without such a cache."""
+    cache_blocks_used: int = 0
+    """Of them, held by requests."""
+
+
+@dataclass(frozen=True, slots=True)
 class Generation:
     """One request: prompt, most tokens to add, and options under their names in transformers' GenerationConfig.
 
     Options that it does not have, named as in the OpenAI API and vLLM: ``seed``, ``frequency_penalty``,
     ``presence_penalty``, ``logit_bias`` (token id → number), ``ignore_eos``, ``top_logprobs`` (how many alternatives),
-    ``json_schema`` (the answer is JSON of this schema).
+    ``prompt_logprobs`` (the same for the prompt's tokens), ``json_schema`` (the answer is JSON of this schema),
+    ``grammar`` (it is of this grammar, in llguidance's language).
     """
 
     prompt: tuple[int, ...]
@@ -130,6 +155,9 @@ class Step:
     finish: Finish | None = None
     logprobs: tuple[TokenLogprob, ...] = ()
     """One for each token, if the option ``top_logprobs`` asks for them."""
+    prompt: tuple[TokenLogprob, ...] = ()
+    """One for each token of the prompt but the first, in a step of its own before all others, if the option
+    ``prompt_logprobs`` asks for them."""
 
 
 class Engine(Protocol):
@@ -138,6 +166,11 @@ class Engine(Protocol):
     @property
     def state(self) -> State:
         """Loading, ready or failed; cheap, callable from everywhere."""
+        ...
+
+    @property
+    def load(self) -> Load:
+        """What it has to do; as cheap as ``state``, and exact when nothing happens."""
         ...
 
     def start(self) -> None:

@@ -1,7 +1,7 @@
-"""Answers that keep a JSON schema: which tokens may come next, by llguidance."""
+"""Answers that keep a JSON schema or another grammar: which tokens may come next, by llguidance."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import llguidance
@@ -22,15 +22,22 @@ class Vocabulary:
         self._tokens = llguidance.hf.from_tokenizer(tokenizer, n_vocab=size)
         self._size = size
 
-    def grammar(self, schema: Mapping[str, Any]) -> "Grammar":
-        """A fresh one for this schema. Raises InvalidParameters."""
+    def of_schema(self, schema: Mapping[str, Any]) -> "Grammar":
+        """A fresh one for this JSON schema. Raises InvalidParameters."""
         text = json.dumps({**schema, "x-guidance": COMPACT})
+        return self._made(text, llguidance.LLMatcher.grammar_from_json_schema, of="response_format: the schema")
+
+    def of_lark(self, written: str) -> "Grammar":
+        """A fresh one for this grammar, which holds the schemas of tools. Raises InvalidParameters."""
+        return self._made(written, llguidance.LLMatcher.grammar_from_lark, of="tools: a schema of parameters")
+
+    def _made(self, text: str, read: Callable[[str], str], *, of: str) -> "Grammar":
         try:
-            source = llguidance.LLMatcher.grammar_from_json_schema(text)
+            source = read(text)
         except ValueError as error:
-            raise InvalidParameters(f"response_format: the schema cannot be used: {_first_line(error)}") from error
+            raise InvalidParameters(f"{of} cannot be used: {_first_line(error)}") from error
         if problem := llguidance.LLMatcher.validate_grammar(source, self._tokens):
-            raise InvalidParameters(f"response_format: the schema cannot be used: {_first_line(problem)}")
+            raise InvalidParameters(f"{of} cannot be used: {_first_line(problem)}")
         return Grammar(llguidance.LLMatcher(self._tokens, source), size=self._size)
 
 
@@ -45,6 +52,11 @@ class Grammar:
         """Takes every token that cannot come next out of ``logits`` [vocabulary], in place."""
         llguidance.torch.fill_next_token_bitmask(self._matcher, self._mask)
         llguidance.torch.apply_token_bitmask_inplace(logits.unsqueeze(0), self._mask.to(logits.device))
+
+    def takes(self, tokens: Sequence[int]) -> bool:
+        """Whether an answer may be these tokens, and end there."""
+        taken: int = self._matcher.try_consume_tokens(list(tokens))
+        return taken == len(tokens) and bool(self._matcher.is_accepting())
 
     def accept(self, token: int) -> None:
         """The token that came."""

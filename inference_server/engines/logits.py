@@ -9,7 +9,17 @@ from torch import Tensor
 from inference_server.engines.engine import TokenLogprob
 from inference_server.engines.grammar import Grammar
 
-OWN = ("seed", "frequency_penalty", "presence_penalty", "logit_bias", "ignore_eos", "top_logprobs", "json_schema")
+OWN = (
+    "seed",
+    "frequency_penalty",
+    "presence_penalty",
+    "logit_bias",
+    "ignore_eos",
+    "top_logprobs",
+    "prompt_logprobs",
+    "json_schema",
+    "grammar",
+)
 """Options that are handled here and are none of transformers' GenerationConfig."""
 
 

@@ -9,14 +9,14 @@ from collections.abc import AsyncGenerator
 from collections.abc import Sequence as Sequence_
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from inference_server.engines.engine import (
     EngineError,
     Failed,
     Finish,
     Generation,
-    InvalidParameters,
+    Load,
     Loading,
     OutOfMemory,
     Ready,
@@ -28,22 +28,10 @@ from inference_server.engines.supervision import Failures
 from inference_server.settings import Settings
 
 if TYPE_CHECKING:
-    from inference_server.engines.native.sampler import Sampling
     from inference_server.engines.native.scheduler import Sequence
     from inference_server.engines.native.served import NativeModel
 
 log = logging.getLogger(__name__)
-
-NEUTRAL: dict[str, Any] = {
-    "early_stopping": False, "num_beams": 1, "epsilon_cutoff": 0.0, "eta_cutoff": 0.0, "length_penalty": 1.0,
-    "no_repeat_ngram_size": 0, "renormalize_logits": False, "remove_invalid_values": False,
-}  # fmt: skip
-"""Options of transformers that this engine takes only where they change nothing."""
-WITHOUT_EFFECT = {"pad_token_id"}
-SAMPLED = {"temperature", "top_k", "top_p", "min_p", "typical_p"}
-ALSO_GREEDY = {"repetition_penalty", "frequency_penalty", "presence_penalty", "seed", "top_logprobs"}
-COUNTED = {"do_sample", "min_length", "min_new_tokens", "num_return_sequences", "eos_token_id"}
-COUNTED |= {"logit_bias", "ignore_eos", "json_schema"}
 
 
 @dataclass(eq=False, slots=True)
@@ -84,6 +72,12 @@ class NativeEngine:
             return Failed(str(self._ended))
         return Ready(self._model.result().served)
 
+    @property
+    def load(self) -> Load:
+        """See Engine."""
+        ready = self._model.done() and self._model.exception() is None
+        return self._model.result().work if ready else Load()
+
     def start(self) -> None:
         """See Engine."""
         self._since = time.monotonic()
@@ -97,13 +91,14 @@ class NativeEngine:
     async def generate(self, request: Generation) -> AsyncGenerator[Step]:
         """See Engine."""
         from inference_server.engines.native.sampler import Chooser
-        from inference_server.engines.transformers_model import grammar
+        from inference_server.engines.options import sampling as sampling_of
+        from inference_server.engines.tokenizer import grammar
 
         if self._stopping.is_set():
             raise Stopped("the server stops")
         loop, steps = asyncio.get_running_loop(), asyncio.Queue[Step | Exception]()
         model = self._model.result()
-        sampling, number = _sampling(request, ends=model.ends)
+        sampling, number = sampling_of(request, ends=model.ends)
         limit = min(request.max_new_tokens, model.served.context_length - len(request.prompt))
         grammars = [await asyncio.to_thread(grammar, model.served.tokenizer, request) for _ in range(number)]
         sequences = [
@@ -232,27 +227,3 @@ def _tell(told: Sequence_[tuple[_Asked, Step | Exception]]) -> None:
 def _put(news: Sequence_[tuple[asyncio.Queue[Step | Exception], Step | Exception]]) -> None:
     for steps, step in news:
         steps.put_nowait(step)
-
-
-def _sampling(request: Generation, *, ends: tuple[int, ...]) -> tuple["Sampling", int]:
-    """How to choose tokens, and for how many sequences. Raises InvalidParameters for what only transformers can."""
-    from inference_server.engines.native.sampler import Sampling
-
-    options = {key: value for key, value in request.options.items() if value is not None}
-    for key, neutral in NEUTRAL.items():
-        if options.pop(key, neutral) != neutral:
-            raise InvalidParameters(f"{key} needs a server with --engine=transformers")
-    if unknown := options.keys() - SAMPLED - ALSO_GREEDY - COUNTED - WITHOUT_EFFECT:
-        raise InvalidParameters(f"{min(unknown)} needs a server with --engine=transformers")
-    number: int = options.get("num_return_sequences", 1)
-    if number > 1 and not options.get("do_sample", False):
-        raise InvalidParameters("num_return_sequences above 1 needs do_sample: greedy sequences are all the same")
-    given = options.get("eos_token_id", ends)
-    own = (given,) if isinstance(given, int) else tuple(given)
-    own = () if options.get("ignore_eos") else own
-    sampled = {key: options[key] for key in (SAMPLED | ALSO_GREEDY) & options.keys()}
-    if not options.get("do_sample", False):
-        sampled = {**{key: sampled[key] for key in ALSO_GREEDY & sampled.keys()}, "temperature": 0.0}
-    least = max(options.get("min_new_tokens", 0), options.get("min_length", 0) - len(request.prompt))
-    bias = tuple(options.get("logit_bias", {}).items())
-    return Sampling(**sampled, logit_bias=bias, min_tokens=max(least, 0) if own else 0, ends=own), number

@@ -3,14 +3,16 @@
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import torch
 import transformers
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     BitsAndBytesConfig,
@@ -19,19 +21,22 @@ from transformers import (
 )
 
 from inference_server.engines.adapters import Adapters
+from inference_server.engines.batch_check import difference
+from inference_server.engines.continuous_batch import ATTENTION, ContinuousBatch, Row
 from inference_server.engines.engine import (
+    EngineError,
     Finish,
     Generation,
     InvalidParameters,
-    NoChat,
     OutOfMemory,
     ServedModel,
     Step,
-    Tokenizer,
     TokenLogprob,
 )
-from inference_server.engines.grammar import Grammar, Vocabulary
-from inference_server.engines.logits import OWN, OneSequence
+from inference_server.engines.logits import OWN, OneSequence, told
+from inference_server.engines.native.sampler import Chooser
+from inference_server.engines.options import OnlyGenerate, sampling
+from inference_server.engines.tokenizer import HuggingFaceTokenizer, chat_template, grammar
 from inference_server.schemas import GenerateKwargs
 from inference_server.settings import Settings
 
@@ -39,60 +44,9 @@ log = logging.getLogger(__name__)
 
 NEVER = -1
 """An end of a sequence that no token is."""
+CHECK = ("Hello", "The capital of France is", "One two three four five six seven eight nine ten. " * 4)
+"""Prompts of several lengths, which are answered together and alone."""
 CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")
-
-
-class HuggingFaceTokenizer:
-    """The Tokenizer of the model's directory."""
-
-    def __init__(self, tokenizer: Any, *, vocabulary_size: int) -> None:
-        self._tokenizer = tokenizer
-        self._vocabulary_size = vocabulary_size
-
-        self._vocabulary: Vocabulary | None = None
-
-    def grammar(self, schema: Mapping[str, Any]) -> Grammar:
-        """A grammar of answers by a JSON schema. Raises InvalidParameters."""
-        try:
-            self._vocabulary = self._vocabulary or Vocabulary(self._tokenizer, size=self._vocabulary_size)
-        except ValueError as error:
-            raise InvalidParameters("response_format: not with this model's kind of tokenizer") from error
-        return self._vocabulary.grammar(schema)
-
-    @property
-    def vocabulary_size(self) -> int:
-        """Rows of the model's embedding; the tokenizer may know fewer."""
-        return self._vocabulary_size
-
-    def encode(self, text: str) -> list[int]:
-        """See Tokenizer."""
-        ids: list[int] = self._tokenizer(text)["input_ids"]
-        return ids
-
-    def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
-        """See Tokenizer."""
-        if not self._tokenizer.chat_template:
-            raise NoChat("this model has no chat template: send a prompt, or start the server with --chat_template")
-        try:
-            rendered = self._tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, tokenize=False)
-        except jinja2.TemplateError as error:
-            raise NoChat(f"the model's chat template refuses these messages: {error}") from error
-        # The template writes the special tokens itself, so none may be added.
-        ids: list[int] = self._tokenizer(rendered, add_special_tokens=False)["input_ids"]
-        return ids
-
-    def decode(self, tokens: Sequence[int], *, clean_up_spaces: bool = False) -> str:
-        """See Tokenizer."""
-        text: str = self._tokenizer.decode(
-            list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=clean_up_spaces
-        )
-        return text
-
-
-def grammar(tokenizer: Tokenizer, request: Generation) -> Grammar | None:
-    """What the answer must keep, if the request says. Raises InvalidParameters."""
-    schema = request.options.get("json_schema")
-    return tokenizer.grammar(schema) if schema and isinstance(tokenizer, HuggingFaceTokenizer) else None
 
 
 class TransformersModel:
@@ -100,6 +54,7 @@ class TransformersModel:
 
     def __init__(self, model: Any, *, tokenizer: Any, name: str, adapters: Adapters) -> None:
         self._model = model
+        self.batch: ContinuousBatch | None = None
         self._adapters = adapters
         self._tokenizer = tokenizer
         configuration, generation = model.config.get_text_config(), model.generation_config
@@ -115,12 +70,15 @@ class TransformersModel:
         )
         generation.max_length = generation.max_new_tokens = None  # each request says how much; two limits only warn
         ends = generation.eos_token_id if generation.eos_token_id is not None else tokenizer.eos_token_id
-        self._ends = ends
-        self._pad = next(token for token in (tokenizer.pad_token_id, *_ids(ends), 0) if token is not None)
+        self.ends = _ids(ends)
+        self._pad = next(token for token in (tokenizer.pad_token_id, *self.ends, 0) if token is not None)
 
     @classmethod
-    def load(cls, settings: Settings, *, say: Callable[[str], None]) -> "TransformersModel":
-        """Reads the model named by the settings. Raises what transformers raises: OSError, ValueError, ImportError."""
+    def load(
+        cls, settings: Settings, *, say: Callable[[str], None], failed: Callable[[Exception], EngineError]
+    ) -> "TransformersModel":
+        """Reads the model named by the settings; ``failed`` is told of faults of the batch. Raises what transformers
+        raises: OSError, ValueError, ImportError."""
         began, source = time.monotonic(), settings.pretrained_model_name_or_path
         transformers.utils.logging.disable_progress_bar()
         transformers.utils.logging.set_verbosity_error()  # its hints are about one request's options, at every request
@@ -135,11 +93,13 @@ class TransformersModel:
         tokenizer = AutoTokenizer.from_pretrained(source, **where)
         if settings.chat_template:
             tokenizer.chat_template = chat_template(settings.chat_template)
+        configuration = AutoConfig.from_pretrained(source, **where)
         say("reading the weights")
         model = AutoModelForCausalLM.from_pretrained(
             source,
             dtype=settings.torch_dtype if settings.torch_dtype == "auto" else getattr(torch, settings.torch_dtype),
             use_safetensors=True,  # other formats are pickles, which run code when read
+            **_attention(settings, configuration),
             **_placement(settings),
             **where,
         ).eval()
@@ -147,7 +107,51 @@ class TransformersModel:
         log.info("%s loaded on %s as %s in %.1f s", source, _device(model), str(model.dtype).split(".")[-1], seconds)
         adapters = Adapters(model, directory=Path(settings.adapters_dir), strengths=dict(settings.adapter_strength))
         name = settings.served_model_name or Path(source).name
-        return cls(model, tokenizer=tokenizer, name=name, adapters=adapters)
+        loaded = cls(model, tokenizer=tokenizer, name=name, adapters=adapters)
+        if settings.batching != "off":
+            say("checking continuous batching")
+            loaded.batch_if_right(failed)
+        return loaded
+
+    def batch_if_right(self, failed: Callable[[Exception], EngineError]) -> None:
+        """Begins to batch, if the architecture is one that was compared and this model's answers are the same."""
+        if reason := self._why_alone():
+            log.info("one request at a time: %s", reason)
+            return
+        batch = ContinuousBatch(self._model, context=self.served.context_length, failed=failed)
+        prompts = [self.served.tokenizer.encode(text) for text in CHECK if self.served.tokenizer.encode(text)]
+        if differs := difference(self._model, batch, prompts):
+            batch.close()
+            log.warning("one request at a time: continuous batching does not answer as generate does: %s", differs)
+            return
+        context = min(self.served.context_length, batch.capacity)
+        if context < self.served.context_length:
+            log.warning("memory is there for a context of %d tokens, not for the model's", context)
+        self.served, self.batch = replace(self.served, context_length=context), batch
+        log.info("requests are batched continuously: the check at the start found no difference")
+
+    def _why_alone(self) -> str:
+        placed = getattr(self._model, "hf_device_map", None) or {}
+        reasons = {
+            "there are adapters, and each request may name its own": bool(self.served.adapters),
+            "the model is spread over several devices": len(set(placed.values())) > 1,
+            f"continuous batching was not compared for {_kind(self._model.config)}": (
+                _kind(self._model.config) not in ATTENTION
+            ),
+        }
+        return next((reason for reason, holds in reasons.items() if holds), "")
+
+    def rows(self, request: Generation, put: Callable[[Step | Exception], None]) -> list[Row]:
+        """The request as rows of the batch; none where only ``generate`` can do it. Raises InvalidParameters."""
+        if self.batch is None or request.adapter is not None:
+            return []
+        try:
+            how, number = sampling(request, ends=self.ends)
+        except OnlyGenerate:
+            return []
+        limit = min(request.max_new_tokens, self.served.context_length - len(request.prompt))
+        grammars = [grammar(self.served.tokenizer, request) for _ in range(number)]
+        return [Row(request.prompt, limit, Chooser(how, grammar=own), put, each) for each, own in enumerate(grammars)]
 
     def generate(self, request: Generation, *, put: Callable[[Step], None], unwanted: Callable[[], bool]) -> None:
         """Puts each step as it comes, until all sequences end or nobody wants them. Raises EngineError."""
@@ -155,14 +159,16 @@ class TransformersModel:
             return
         own = OneSequence(request.options, prompt=len(request.prompt), grammar=grammar(self.served.tokenizer, request))
         follow = _Follow(put if _one_sequence(request.options) else None, unwanted=unwanted, told=own.told)
-        options = {"pad_token_id": self._pad, "eos_token_id": self._ends, **request.options}
+        options = {"pad_token_id": self._pad, "eos_token_id": list(self.ends) or None, **request.options}
         if options.get("ignore_eos"):
             options["eos_token_id"] = NEVER
         if "seed" in options:
             torch.manual_seed(options["seed"])  # for all, but there is one request at a time
         prompt = torch.tensor([request.prompt], device=self._model.device)
         try:
-            with self._adapters.active(request.adapter):
+            with self.batch.paused() if self.batch else nullcontext(), self._adapters.active(request.adapter):
+                if "prompt_logprobs" in options:
+                    put(Step((), prompt=self._about(prompt, likeliest=options["prompt_logprobs"])))
                 sequences = self._model.generate(
                     input_ids=prompt,
                     attention_mask=torch.ones_like(prompt),
@@ -180,6 +186,16 @@ class TransformersModel:
         if not unwanted():
             made: list[list[int]] = sequences[:, prompt.shape[1] :].tolist()
             self._finish(made, request, ends=_ids(options["eos_token_id"]), put=put)
+
+    def _about(self, prompt: torch.Tensor, *, likeliest: int) -> tuple[TokenLogprob, ...]:
+        """How likely each token of the prompt [1, tokens] was after those before it, but for the first."""
+        with torch.inference_mode():
+            rows = self._model(input_ids=prompt, attention_mask=torch.ones_like(prompt)).logits[0, :-1]
+        tokens: list[int] = prompt[0, 1:].tolist()
+        return tuple(
+            told(row.float().log_softmax(dim=-1), token, likeliest=likeliest)
+            for row, token in zip(rows, tokens, strict=True)
+        )
 
     def _finish(
         self, sequences: list[list[int]], request: Generation, *, ends: tuple[int, ...], put: Callable[[Step], None]
@@ -228,22 +244,31 @@ def _ids(tokens: int | list[int] | None) -> tuple[int, ...]:
 
 def _placement(settings: Settings) -> dict[str, Any]:
     """On which devices, and quantised how. Without a GPU everything is on the processors."""
-    if not torch.cuda.is_available() and settings.device_map == "auto":
+    device_map = settings.device_map
+    if not torch.cuda.is_available() and device_map == "auto":
         log.info("no GPU here: running on the processors with %d threads", torch.get_num_threads())
-        return {"device_map": "cpu"}
-    if settings.load_in_4bit or settings.load_in_8bit:
+        device_map = "cpu"
+    quantised = settings.load_in_4bit or settings.load_in_8bit
+    if quantised and device_map == "cpu":
+        log.warning("without a GPU the model is not quantised: bitsandbytes would answer slower, not faster")
+    elif quantised:
         bits = BitsAndBytesConfig(load_in_4bit=settings.load_in_4bit, load_in_8bit=settings.load_in_8bit)
-        return {"device_map": settings.device_map, "quantization_config": bits}
-    return {"device_map": settings.device_map}
+        return {"device_map": device_map, "quantization_config": bits}
+    return {"device_map": device_map}
+
+
+def _kind(configuration: Any) -> str:
+    return str(configuration.get_text_config().model_type)
+
+
+def _attention(settings: Settings, configuration: Any) -> dict[str, Any]:
+    """What the architecture wants to be batched with; otherwise what transformers takes by itself."""
+    wanted = ATTENTION.get(_kind(configuration)) if settings.batching != "off" else None
+    return {"attn_implementation": wanted} if wanted else {}
 
 
 def _device(model: Any) -> str:
     return torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else str(model.device)
-
-
-def chat_template(given: str) -> str:
-    """A chat template from its path, or as given if it is one (KAITO 0.12: it has a brace or a line break)."""
-    return given if "{" in given or "\n" in given else Path(given).read_text()
 
 
 def threads() -> int:

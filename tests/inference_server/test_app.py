@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -189,6 +190,44 @@ async def test_for_json_the_metrics_have_kaitos_shape() -> None:
         assert {"id", "name", "load", "temperature", "memory"} == set(told["gpu_info"][0])
 
 
+async def test_a_request_id_is_echoed_and_one_is_made_where_there_is_none_or_no_harmless_one() -> None:
+    async with client_of(ScriptedEngine()) as client:
+        told = await client.post("/chat", json=PROMPT, headers={"X-Request-Id": "mine-1"})
+        refused = await client.post("/v1/completions", json={}, headers={"X-Request-Id": "mine-1"})
+        made = [(await client.get("/healthz", headers=sent)).headers for sent in ({}, {}, {"X-Request-Id": "a" * 129})]
+    assert [told.headers["x-request-id"], refused.headers["x-request-id"]] == ["mine-1", "mine-1"]
+    assert len({each["x-request-id"] for each in made}) == 3
+    assert all(len(each["x-request-id"]) == 32 for each in made)
+
+
+async def test_two_requests_of_the_same_id_are_two_requests() -> None:
+    engine = ScriptedEngine(held=True)
+    async with client_of(engine) as client:
+        both = [client.post("/chat", json=PROMPT, headers={"X-Request-Id": "same"}) for _ in range(2)]
+        answers = asyncio.gather(*both)
+        await until(lambda: len(engine.asked) == 2)
+        engine.allow()
+        assert [reply.json() for reply in await answers] == [{"Result": "why is it so so it is ."}] * 2
+
+
+async def test_a_browsers_page_may_ask_only_if_its_origin_is_allowed() -> None:
+    page = {"Origin": "https://page.example"}
+    preflight = {**page, "Access-Control-Request-Method": "POST"}
+    async with client_of(ScriptedEngine()) as client:
+        replies = [
+            await client.post("/chat", json=PROMPT, headers=page),
+            await client.options("/chat", headers=preflight),
+        ]
+    assert [name for reply in replies for name in reply.headers if name.startswith("access-control")] == []
+    async with client_of(ScriptedEngine(), allowed_origin=("https://page.example",)) as client:
+        allowed = await client.post("/chat", json=PROMPT, headers=page)
+        asked = await client.options("/chat", headers=preflight)
+        other = await client.post("/chat", json=PROMPT, headers={"Origin": "https://other.example"})
+    assert allowed.headers["access-control-allow-origin"] == "https://page.example"
+    assert (asked.status_code, asked.headers["access-control-allow-origin"]) == (200, "https://page.example")
+    assert "access-control-allow-origin" not in other.headers
+
+
 async def test_the_api_describes_itself() -> None:
     async with client_of(ScriptedEngine()) as client:
         described = (await client.get("/openapi.json")).json()
@@ -196,4 +235,10 @@ async def test_the_api_describes_itself() -> None:
     tokens = {"/tokenize", "/detokenize", "/version"}
     assert set(described["paths"]) == kaito | openai | tokens | {"/v1/models", "/v1/models/{name}"}
     body = described["paths"]["/chat"]["post"]["requestBody"]["content"]["application/json"]["schema"]
-    assert {"prompt", "messages", "return_full_text", "prefix", "generate_kwargs"} <= set(body["properties"])
+    assert body == {"$ref": "#/components/schemas/ChatRequest"}
+    schemas = described["components"]["schemas"]
+    assert {"prompt", "messages", "return_full_text", "prefix", "generate_kwargs"} <= set(
+        schemas["ChatRequest"]["properties"]
+    )
+    referred = set(re.findall(r"#/([^\"]+)", json.dumps(described)))
+    assert referred == {f"components/schemas/{name}" for name in schemas.keys() & {r.split("/")[-1] for r in referred}}

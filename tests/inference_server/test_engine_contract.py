@@ -28,7 +28,16 @@ from inference_server.settings import Settings
 from tests.support.cluster import eventually
 from tests.support.tiny_model import CONTEXT
 
-MADE: dict[str, Callable[[Settings], Engine]] = {"transformers": TransformersEngine, "native": NativeEngine}
+
+def one_at_a_time(settings: Settings) -> Engine:
+    return TransformersEngine(settings.model_copy(update={"batching": "off"}))
+
+
+MADE: dict[str, Callable[[Settings], Engine]] = {
+    "transformers": TransformersEngine,
+    "one at a time": one_at_a_time,
+    "native": NativeEngine,
+}
 PROMPT = (10, 20, 30, 40)
 GREEDY = {"do_sample": False}
 
@@ -40,6 +49,13 @@ async def engine(request: pytest.FixtureRequest, tiny_model: Path) -> AsyncItera
     eventually(lambda: not isinstance(made.state, Loading), within=60, what="the model is loaded")
     yield made
     made.stop()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Waits for what another thread is about to do."""
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110 - what is awaited has no event of its own
+            await asyncio.sleep(0.01)
 
 
 async def generated(engine: Engine, request: Generation) -> dict[int, tuple[list[int], str | None]]:
@@ -88,7 +104,9 @@ async def test_a_token_that_ends_the_sequence_ends_it(engine: Engine, tiny_model
     assert found == {0: (tokens[: tokens.index(end) + 1], "stop")}
 
 
-@pytest.mark.parametrize("engine", ["transformers"], indirect=True)  # the native engine has no beams, and says so
+@pytest.mark.parametrize(
+    "engine", ["transformers", "one at a time"], indirect=True
+)  # the native engine has no beams, and says so
 async def test_several_beams_each_have_their_own_end(engine: Engine, tiny_model: Path) -> None:
     options = {**GREEDY, "num_beams": 3, "num_return_sequences": 2}
     wanted = reference(tiny_model, max_new_tokens=6, **options)
@@ -130,11 +148,20 @@ async def test_a_waiting_request_can_be_given_up(engine: Engine) -> None:
         assert (await generated(engine, Generation(PROMPT, 2, GREEDY)))[0][1] == "length"
 
 
+async def test_a_generation_that_was_given_up_leaves_nothing_behind(engine: Engine) -> None:
+    before = engine.load
+    steps = engine.generate(Generation(PROMPT, 1_000_000, GREEDY))
+    await anext(steps)
+    assert engine.load.running == 1
+    await steps.aclose()
+    await until(lambda: engine.load == before)
+
+
 async def test_stopping_ends_what_runs_and_what_waits_and_takes_nothing_new(engine: Engine) -> None:
     async with asyncio.timeout(20):
         running = engine.generate(Generation(PROMPT, 1_000_000, GREEDY))
         await anext(running)
-        waiting = asyncio.ensure_future(generated(engine, Generation(PROMPT, 2, GREEDY)))
+        waiting = asyncio.ensure_future(generated(engine, Generation(PROMPT, 1_000_000, GREEDY)))
         await asyncio.sleep(0)
         engine.stop()
         with pytest.raises(Stopped):

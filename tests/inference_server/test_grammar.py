@@ -1,4 +1,5 @@
-"""Answers by a JSON schema, by both engines with the embedded model at a high temperature, where it would babble."""
+"""Answers by a JSON schema, and calls of tools that the model must make, by both engines with the embedded model at a
+high temperature, where it would babble."""
 
 import asyncio
 import json
@@ -13,6 +14,7 @@ from inference_server.app import create_app
 from inference_server.engines.engine import Loading
 from inference_server.settings import Settings
 from tests.inference_server.test_engine_contract import MADE
+from tests.inference_server.test_tools import TEMPLATES
 from tests.support.cluster import eventually
 
 pytestmark = pytest.mark.server
@@ -26,7 +28,10 @@ SCHEMA: dict[str, Any] = {
 
 @pytest.fixture(params=MADE)
 async def client(request: pytest.FixtureRequest, smollm2: Path) -> AsyncIterator[httpx.AsyncClient]:
-    engine = MADE[request.param](Settings(pretrained_model_name_or_path=str(smollm2), device_map="cpu"))
+    template = str(TEMPLATES / "qwen2_5.jinja")  # SmolLM2 has learned no tools; its words are those of Qwen's template
+    engine = MADE[request.param](
+        Settings(pretrained_model_name_or_path=str(smollm2), device_map="cpu", chat_template=template)
+    )
     engine.start()
     eventually(lambda: not isinstance(engine.state, Loading), within=60, what="the model is loaded")
     transport = httpx.ASGITransport(create_app(engine, Settings()), raise_app_exceptions=False)
@@ -58,3 +63,44 @@ async def test_an_answer_keeps_its_schema_beside_one_that_has_none(client: httpx
         reply = await asked(client, schema)
         assert (reply.status_code, reply.json()["error"]["type"]) == (400, "invalid_request_error"), reply.text
         assert "the schema cannot be used" in reply.json()["error"]["message"]
+
+
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "parameters": {
+            "type": "object",
+            "properties": {"city": {"enum": ["Paris", "Rome"]}, "days": {"enum": [1, 2]}},
+            "required": ["city", "days"],
+            "additionalProperties": False,
+        },
+    },
+}
+CLOCK = {"type": "function", "function": {"name": "clock", "parameters": {"type": "object", "properties": {}}}}
+
+
+async def test_the_model_calls_a_tool_where_it_must(client: httpx.AsyncClient) -> None:
+    async def called(choice: Any, **more: Any) -> list[tuple[str, Any]]:
+        turn = {"messages": [{"role": "user", "content": "Weather?"}], "max_tokens": 120, "temperature": 1.5, "seed": 1}
+        body = {**turn, "tools": [WEATHER, CLOCK], "tool_choice": choice, "parallel_tool_calls": False, **more}
+        reply = (await client.post("/v1/chat/completions", json=body)).json()
+        answer = reply["choices"][0]
+        assert (answer["finish_reason"], answer["message"]["content"]) == ("tool_calls", None), reply
+        functions = [call["function"] for call in answer["message"]["tool_calls"]]
+        return [(function["name"], json.loads(function["arguments"])) for function in functions]
+
+    named = {"type": "function", "function": {"name": "weather"}}
+    forced, free = await asyncio.gather(called(named), called("required"))
+    [(name, arguments)] = forced
+    assert (name, set(arguments)) == ("weather", {"city", "days"})
+    assert (arguments["city"], arguments["days"]) in {(c, d) for c in ("Paris", "Rome") for d in (1, 2)}
+    assert [name for name, _ in free] in (["weather"], ["clock"])
+
+
+async def test_a_tools_schema_that_cannot_be_kept_is_the_clients_fault(client: httpx.AsyncClient) -> None:
+    wrong = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": 7}}}
+    body = {"messages": [{"role": "user", "content": "?"}], "tools": [wrong], "tool_choice": "required"}
+    reply = await client.post("/v1/chat/completions", json=body)
+    assert (reply.status_code, reply.json()["error"]["type"]) == (400, "invalid_request_error"), reply.text
+    assert "tools: a schema of parameters cannot be used" in reply.json()["error"]["message"]

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ def server(
     flags = [f"--engine={request.param}", "--torch_dtype=float32", "--served_model_name=tiny"]
     with serving(tiny_model, *flags, log=log) as process:
         process.wait_until("/readyz")
-        yield process
+        yield replace(process, engine=request.param)
 
 
 @pytest.fixture
@@ -164,6 +165,32 @@ def test_the_logprobs_of_a_completion_have_their_places_in_the_text(client: open
     assert [len(each) for each in told.top_logprobs or []] == [2] * 4
 
 
+def test_the_logprobs_of_an_echoed_prompt_are_those_of_the_model(
+    server: ServerProcess, client: openai.OpenAI, tiny_model: Path
+) -> None:
+    body: dict[str, Any] = {"model": "tiny", "prompt": "w1 w2 w3", "temperature": 0, "echo": True, "logprobs": 2}
+    if server.engine == "native":
+        with pytest.raises(openai.BadRequestError, match="prompt_logprobs needs a server with --engine=transformers"):
+            client.completions.create(**body)
+        return
+    told, alone = (client.completions.create(**body, max_tokens=most).choices[0].logprobs for most in (2, 0))
+    streamed = [chunk.choices[0] for chunk in client.completions.create(**body, max_tokens=2, stream=True)]
+    tokenizer, model = AutoTokenizer.from_pretrained(tiny_model), AutoModelForCausalLM.from_pretrained(tiny_model)
+    ids = tokenizer("w1 w2 w3")["input_ids"]
+    with torch.no_grad():
+        rows = model(torch.tensor([ids])).logits[0].log_softmax(-1)
+    wanted = [None, *(pytest.approx(float(rows[place, token]), abs=1e-3) for place, token in enumerate(ids[1:]))]
+    assert told is not None
+    assert alone is not None
+    assert (told.token_logprobs or [])[: len(ids)] == wanted == alone.token_logprobs
+    assert (told.tokens or [])[: len(ids)] == alone.tokens == ["w1", " w2", " w3"]
+    assert (alone.text_offset, len(told.tokens or [])) == ([0, 2, 5], len(ids) + 2)
+    assert [len(each or {}) for each in told.top_logprobs or []] == [0, 2, 2, 2, 2]
+    assert "".join(choice.text for choice in streamed).startswith("w1 w2 w3")
+    pieces = [choice.logprobs.token_logprobs for choice in streamed if choice.logprobs]
+    assert [number for piece in pieces for number in piece or []] == told.token_logprobs
+
+
 def tokens_of(client: openai.OpenAI, **body: Any) -> list[int]:
     """The ids of an answer, told by its text: each word of this model is one token."""
     reply = client.chat.completions.create(model="tiny", messages=TURN, max_tokens=8, **body)
@@ -227,7 +254,7 @@ def test_errors_are_those_of_the_clients_library(client: openai.OpenAI) -> None:
 
 
 UNSUPPORTED: dict[str, Any] = {
-    "tools": [{"type": "function", "function": {"name": "f"}}],
+    "tools": [{"type": "function", "function": {"name": "f"}}],  # the scripted model has no place for them
     "tool_choice": "required",
     "functions": [{"name": "f"}],
     "modalities": ["audio"],

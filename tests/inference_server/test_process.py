@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from tests.support.cluster import eventually
-from tests.support.serving import ROOT, ServerProcess, serving
+from tests.support.serving import ROOT, ServerProcess, free_port, serving
 
 pytestmark = pytest.mark.server
 
@@ -89,12 +89,26 @@ def test_a_port_that_is_taken_is_said_before_anything_is_loaded(tiny_model: Path
     assert f"cannot listen on 127.0.0.1 port {port}: Address already in use" in ended.stderr.splitlines()[-1]
 
 
+def test_health_and_metrics_can_have_a_port_of_their_own(tiny_model: Path, tmp_path: Path) -> None:
+    port = free_port()
+    with serving(tiny_model, f"--health_port={port}", log=tmp_path / "log") as server:
+        server.wait_until("/readyz")
+        other = f"http://127.0.0.1:{port}"
+        told = {path: httpx.get(f"{other}{path}").status_code for path in ("/healthz", "/readyz", "/metrics", "/chat")}
+        here = {path: server.status(path) for path in ("/healthz", "/readyz", "/metrics")}
+        text = httpx.get(f"{other}/metrics").text
+        assert server.terminate() == 0
+    assert told == {"/healthz": 200, "/readyz": 200, "/metrics": 200, "/chat": 404}
+    assert here == {"/healthz": 200, "/readyz": 200, "/metrics": 404}
+    assert "kaito_inference_ready 1.0" in text
+
+
 @pytest.mark.badinput
 def test_an_engine_that_is_not_there_ends_the_process() -> None:
     ended = run("--engine=vllm")
     assert ended.returncode == 2
     assert ended.stderr.splitlines()[-1].endswith(
-        "--engine=vllm is not in this version; use auto, native or transformers"
+        "--engine=vllm: vLLM is not installed here; use auto, native or transformers"
     )
 
 

@@ -93,5 +93,5 @@ def test_the_native_engine_is_chosen_when_asked_for() -> None:
 
 def test_an_engine_that_is_not_there_is_said_so() -> None:
     lines: list[str] = []
-    with pytest.raises(NoSuchEngine, match="--engine=vllm is not in this version; use auto, native or transformers"):
+    with pytest.raises(NoSuchEngine, match="vLLM is not installed here; use auto, native or transformers"):
         choose(Settings(engine="vllm"), say=lines.append)

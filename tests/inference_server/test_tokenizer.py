@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
-from inference_server.engines.transformers_model import HuggingFaceTokenizer
+from inference_server.engines.tokenizer import HuggingFaceTokenizer
 
 pytestmark = pytest.mark.server
 

@@ -1,12 +1,13 @@
 """An engine without a model: words are tokens, and the answer is given by the test. It keeps the protocol of Engine."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from typing import Any
 
 from inference_server.engines.engine import (
     EngineError,
     Generation,
+    Load,
     Loading,
     NoChat,
     Ready,
@@ -15,8 +16,12 @@ from inference_server.engines.engine import (
     Step,
     Stopped,
 )
+from inference_server.tools.format import NoTools, ToolFormat
 
 EVERY_WORD = 10_000
+
+
+WITHOUT_TOOLS = NoTools("words have no tools")
 
 
 class WordTokenizer:
@@ -24,7 +29,8 @@ class WordTokenizer:
 
     vocabulary_size = 1000
 
-    def __init__(self) -> None:
+    def __init__(self, tools: ToolFormat | NoTools = WITHOUT_TOOLS) -> None:
+        self.tools = tools
         self.words: list[str] = []
 
     def _id(self, word: str) -> int:
@@ -35,14 +41,18 @@ class WordTokenizer:
     def encode(self, text: str) -> list[int]:
         return [self._id(word) for word in text.split()]
 
-    def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
-        if messages[-1]["role"] != "user":
+    def encode_chat(
+        self, messages: Sequence[Mapping[str, Any]], *, tools: Sequence[Mapping[str, Any]] = ()
+    ) -> list[int]:
+        if messages[-1]["role"] not in {"user", "tool"}:
             raise NoChat("the last message must be the user's")
         turns = [f"{message['role']}: {message['content']}" for message in messages]
-        return self.encode(" ".join([*turns, "assistant:"]))
+        named = [f"tool {tool['function']['name']}" for tool in tools]
+        called = [f"called {call['function']}" for message in messages for call in message.get("tool_calls", ())]
+        return self.encode(" ".join([*named, *turns, *called, "assistant:"]))
 
-    def decode(self, tokens: Sequence[int], *, clean_up_spaces: bool = False) -> str:
-        text = " ".join(self.words[token] for token in tokens)
+    def decode(self, tokens: Sequence[int], *, clean_up_spaces: bool = False, keep: Collection[int] = ()) -> str:
+        text = " ".join(self.words[token] if token < len(self.words) else f"<{token}>" for token in tokens)
         return text.replace(" .", ".") if clean_up_spaces else text
 
 
@@ -57,15 +67,17 @@ class ScriptedEngine:
         defaults: Mapping[str, Any] | None = None,
         error: EngineError | None = None,
         held: bool = False,
+        tools: ToolFormat | NoTools = WITHOUT_TOOLS,
     ) -> None:
-        self.tokenizer = WordTokenizer()
+        self.tokenizer = WordTokenizer(tools)
         self.model = ServedModel("scripted", self.tokenizer, context_length, defaults or {})
         self.state: State = Loading("reading the weights, 3 s")
-        self._permits = asyncio.Semaphore(0 if held else EVERY_WORD)
+        self._permits = asyncio.Semaphore(0 if held else 10**9)
         self.asked: list[Generation] = []
         self.given = 0
         self.abandoned = 0
         self.stopped = False
+        self.load = Load()
         self._answer = answer
         self._error = error
 
@@ -82,6 +94,7 @@ class ScriptedEngine:
         if self._error:
             raise self._error
         words = self.tokenizer.encode(self._answer)[: request.max_new_tokens]
+        self.load = Load(running=self.load.running + 1)
         try:
             for word in words:
                 await self._permits.acquire()
@@ -93,6 +106,8 @@ class ScriptedEngine:
         except (asyncio.CancelledError, GeneratorExit):
             self.abandoned += 1
             raise
+        finally:
+            self.load = Load(running=self.load.running - 1)
 
     def stop(self) -> None:
         self.stopped = True

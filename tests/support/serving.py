@@ -5,12 +5,15 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+import uvicorn
+from starlette.types import ASGIApp
 
 from tests.support.cluster import eventually
 
@@ -24,6 +27,7 @@ class ServerProcess:
     process: subprocess.Popen[bytes]
     url: str
     log: Path
+    engine: str = "auto"
 
     def wait_until(self, path: str, *, within: float = 120) -> None:
         """Waits until a GET of the path says 200."""
@@ -71,3 +75,17 @@ def serving(model: Path, *flags: str, log: Path) -> Iterator[ServerProcess]:
     finally:
         process.kill()
         process.wait()
+
+
+@contextmanager
+def listening(app: ASGIApp) -> Iterator[str]:
+    """An application behind a real socket, in a thread of this process; its address."""
+    listener = socket.create_server(("127.0.0.1", 0), backlog=2048)
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=1))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join(20)

@@ -67,6 +67,7 @@ class BlockAllocator:
     """Which blocks are free, in use (by how many), or only kept because somebody may share them."""
 
     def __init__(self, blocks: int, *, share: bool = True) -> None:
+        self.blocks = blocks
         self._free = list(range(blocks - 1, -1, -1))
         self._references = [0] * blocks
         self._by_hash: dict[bytes, int] = {}

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, GenerationConfig
 
 from inference_server.engines.adapters import COMBINED, Found
-from inference_server.engines.engine import ServedModel
+from inference_server.engines.engine import Load, ServedModel
 from inference_server.engines.native import architecture, linear, memory, weights
 from inference_server.engines.native.architecture import Architecture
 from inference_server.engines.native.kv_cache import BLOCK, BlockAllocator, KVCache
@@ -19,7 +19,8 @@ from inference_server.engines.native.model import Model
 from inference_server.engines.native.runner import Runner
 from inference_server.engines.native.sampler import Chooser
 from inference_server.engines.native.scheduler import Scheduler, Sequence
-from inference_server.engines.transformers_model import HuggingFaceTokenizer, chat_template, threads
+from inference_server.engines.tokenizer import HuggingFaceTokenizer, chat_template
+from inference_server.engines.transformers_model import threads
 from inference_server.schemas import GenerateKwargs
 from inference_server.settings import Settings
 
@@ -101,6 +102,13 @@ class NativeModel:
     def busy(self) -> bool:
         """Whether there is anything to compute."""
         return bool(self._scheduler.running or self._scheduler.waiting)
+
+    @property
+    def work(self) -> Load:
+        """How much there is to compute and how full the cache is; blocks kept for somebody to share are free."""
+        scheduler, blocks = self._scheduler, self._scheduler.allocator.blocks
+        used = blocks - scheduler.allocator.available
+        return Load(len(scheduler.running), len(scheduler.waiting), blocks, used)
 
     def step(self) -> list[tuple[Sequence, int]]:
         """Schedule, run: the sequences that got a token, with it."""

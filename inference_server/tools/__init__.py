@@ -1,0 +1,1 @@
+"""Tool calling: how a model writes calls, learned from its own chat template; reading them, and forcing them. Pure."""

@@ -1,0 +1,168 @@
+"""Tools over the OpenAI API: calls whole and streamed, the official client, results sent back, what is refused."""
+
+import json
+from collections.abc import Iterator
+from typing import Any, cast
+
+import openai
+import pytest
+
+from inference_server.app import create_app
+from inference_server.settings import Settings
+from inference_server.tools.format import ToolFormat
+from tests.inference_server.test_app import client_of
+from tests.support.scripted_engine import ScriptedEngine
+from tests.support.serving import listening
+
+FORMAT = ToolFormat("json", "<tool_call> ", " </tool_call>", between=" ")
+CALL = '<tool_call> {"name": "weather", "arguments": {"city": "Oslo"}} </tool_call>'
+WEATHER: dict[str, Any] = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "description": "The weather of a city.",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+    },
+}
+TOOLS: list[Any] = [WEATHER]
+TURN: list[Any] = [{"role": "user", "content": "rain ?"}]
+
+
+def engine_of(answer: str) -> ScriptedEngine:
+    return ScriptedEngine(answer, tools=FORMAT)
+
+
+@pytest.fixture
+def url() -> Iterator[str]:
+    """A model that says something and calls twice."""
+    with listening(create_app(engine_of(f"Let me see. {CALL} {CALL}"), Settings())) as url:
+        yield f"{url}/v1"
+
+
+def names_and_arguments(calls: Any) -> list[tuple[str, Any]]:
+    return [(call.function.name, json.loads(call.function.arguments)) for call in calls]
+
+
+def test_the_official_client_gets_the_calls_and_sends_their_results_back(url: str) -> None:
+    with openai.OpenAI(base_url=url, api_key="none", max_retries=0) as client:
+        reply = client.chat.completions.create(model="scripted", messages=TURN, tools=TOOLS)
+        message = reply.choices[0].message
+        assert (message.content, reply.choices[0].finish_reason) == (" Let me see.", "tool_calls")
+        assert names_and_arguments(message.tool_calls) == [("weather", {"city": "Oslo"})] * 2
+        results: list[Any] = [
+            {"role": "tool", "tool_call_id": call.id, "content": "12 degrees"} for call in message.tool_calls or ()
+        ]
+        again = client.chat.completions.create(
+            model="scripted",
+            messages=[*TURN, cast(Any, message), *results],
+            tools=TOOLS,
+        )
+        assert again.choices[0].finish_reason == "tool_calls"
+
+
+async def test_the_async_client_gets_a_stream_of_them(url: str) -> None:
+    async with openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=0) as client:
+        stream: Any = await client.chat.completions.create(model="scripted", messages=TURN, tools=TOOLS, stream=True)
+        chunks = [chunk.choices[0] async for chunk in stream]
+    calls = [call for chunk in chunks for call in chunk.delta.tool_calls or ()]
+    assert "".join(chunk.delta.content or "" for chunk in chunks) == " Let me see."
+    assert ([call.index for call in calls], len({call.id for call in calls})) == ([0, 1], 2)
+    assert names_and_arguments(calls) == [("weather", {"city": "Oslo"})] * 2
+    assert chunks[-1].finish_reason == "tool_calls"
+
+
+async def asked(engine: ScriptedEngine, **body: Any) -> dict[str, Any]:
+    async with client_of(engine) as client:
+        reply = await client.post("/v1/chat/completions", json={"messages": TURN, "tools": [WEATHER], **body})
+    content: dict[str, Any] = reply.json()
+    return content
+
+
+async def test_one_call_ends_the_answer_where_only_one_may_be() -> None:
+    engine = ScriptedEngine(f"{CALL} {CALL} and so on", tools=FORMAT, held=True)
+    engine.allow(len(CALL.split()))  # with another word to come it would wait for ever
+    choice = (await asked(engine, parallel_tool_calls=False))["choices"][0]
+    assert (choice["message"]["content"], len(choice["message"]["tool_calls"])) == (None, 1)
+    assert (choice["finish_reason"], engine.abandoned) == ("tool_calls", 1)
+
+
+async def test_with_the_choice_none_the_model_knows_of_no_tool_and_calls_none() -> None:
+    engine = engine_of(CALL)
+    choice = (await asked(engine, tool_choice="none"))["choices"][0]
+    assert (choice["message"]["content"], choice["finish_reason"]) == (f" {CALL}", "stop")
+    assert "tool" not in engine.tokenizer.decode(engine.asked[0].prompt)
+
+
+async def test_the_model_is_shown_the_tools_and_earlier_calls() -> None:
+    engine = engine_of("So be it")
+    called = {"id": "a1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Oslo"}'}}
+    turns = [*TURN, {"role": "assistant", "content": None, "tool_calls": [called], "refusal": None},
+             {"role": "tool", "tool_call_id": "a1", "content": "cold"}]  # fmt: skip
+    choice = (await asked(engine, messages=turns))["choices"][0]
+    shown = engine.tokenizer.decode(engine.asked[0].prompt)
+    assert shown.startswith("tool weather user: rain ? ")
+    assert "tool: cold" in shown
+    assert "'arguments': {'city': 'Oslo'}" in shown
+    assert (choice["message"]["content"], choice["finish_reason"]) == (" So be it", "stop")
+    assert "tool_calls" not in choice["message"]
+
+
+@pytest.mark.parametrize(
+    ("choice", "forced"),
+    [("auto", False), ("required", True), ({"type": "function", "function": {"name": "weather"}}, True)],
+)
+async def test_only_a_choice_that_leaves_none_is_forced_by_a_grammar(choice: Any, forced: bool) -> None:
+    engine = engine_of(CALL)
+    assert (await asked(engine, tool_choice=choice))["choices"][0]["finish_reason"] == "tool_calls"
+    assert ("grammar" in engine.asked[0].options) is forced
+
+
+async def test_strict_arguments_are_kept_also_where_the_model_may_choose() -> None:
+    engine = engine_of("Let it be")
+    strict = {"type": "function", "function": {**WEATHER["function"], "strict": True}}
+    await asked(engine, tools=[strict])
+    assert engine.asked[0].options["grammar"].startswith("start: ")
+
+
+async def test_an_answer_that_is_cut_within_a_call_says_so_and_shows_what_there_is() -> None:
+    choice = (await asked(engine_of(CALL), max_tokens=2))["choices"][0]
+    assert (choice["finish_reason"], choice["message"]["content"]) == ("length", '<tool_call> {"name":')
+
+
+FUNCTION = {"name": "weather", "arguments": "{}"}
+REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
+    "two of a name": ({"tools": [WEATHER, WEATHER]}, "tools", "same name"),
+    "a name with a space": ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools", "pattern"),
+    "another kind of tool": ({"tools": [{"type": "web_search"}]}, "tools", "function"),
+    "too many": ({"tools": [WEATHER] * 129}, "tools", "128"),
+    "a choice without tools": ({"tools": None, "tool_choice": "required"}, "tool_choice", "needs tools"),
+    "a choice of none of them": (
+        {"tool_choice": {"type": "function", "function": {"name": "other"}}},
+        "tool_choice",
+        "not in tools",
+    ),
+    "a choice nobody knows": ({"tool_choice": "maybe"}, "tool_choice", "required"),
+    "a format too": ({"response_format": {"type": "json_object"}}, "response_format", "none"),
+    "a message without content": ({"messages": [{"role": "user"}]}, "messages", "needs content"),
+    "a result of nothing": ({"messages": [*TURN, {"role": "tool", "content": "1"}]}, "messages", "tool_call_id"),
+    "arguments that are no JSON": (
+        {"messages": [{"role": "assistant", "tool_calls": [{"id": "1", "function": {**FUNCTION, "arguments": "{"}}]}]},
+        "messages",
+        "not a JSON object",
+    ),
+}
+
+
+@pytest.mark.badinput
+@pytest.mark.parametrize("case", REFUSED)
+async def test_what_cannot_be_is_refused_and_named(case: str) -> None:
+    body, param, reason = REFUSED[case]
+    error = (await asked(engine_of(CALL), **body))["error"]
+    assert (error["param"], error["type"]) == (param, "invalid_request_error")
+    assert reason in error["message"]
+
+
+@pytest.mark.badinput
+async def test_a_model_whose_template_has_no_tools_refuses_them_and_says_why() -> None:
+    error = (await asked(ScriptedEngine()))["error"]
+    assert (error["param"], error["message"]) == ("tools", "words have no tools")
