@@ -125,6 +125,7 @@ class VllmEngine:
         self._backend: Future[Backend] = Future()
         self._since = time.monotonic()
         self._stopping = threading.Event()
+        self._over = asyncio.Event()
         self._dead = ""
         self._inside = 0
 
@@ -152,7 +153,7 @@ class VllmEngine:
         self._stopping.set()
         if self._loop is not None:
             with suppress(RuntimeError):  # it is closed: the thread has ended
-                self._loop.call_soon_threadsafe(self._loop.stop)
+                self._loop.call_soon_threadsafe(self._over.set)
 
     async def generate(self, request: Generation) -> AsyncGenerator[Step]:
         """See Engine."""
@@ -210,15 +211,18 @@ class VllmEngine:
             self._backend.set_exception(error)
             return
         self._backend.set_result(backend)
-        if not self._stopping.is_set():
-            loop.run_forever()
-        tasks = asyncio.all_tasks(loop)
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            loop.run_until_complete(asyncio.wait(tasks))
+        if self._stopping.is_set():
+            self._over.set()
+        loop.run_until_complete(self._until_stopped())
         loop.close()
         backend.shutdown()
+
+    async def _until_stopped(self) -> None:
+        await self._over.wait()
+        running = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
 
     async def _first_token(self, backend: Backend) -> None:
         prompt = tuple(backend.served.tokenizer.encode("Hello"))
