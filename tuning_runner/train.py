@@ -36,12 +36,12 @@ def train(asked: Request, progress: Progress) -> Mapping[str, object]:
             last.write_adapter(asked.results / marker.ADAPTER)
             marker.write(asked.results, {**facts, **made})
     else:
-        made = _trained(asked, progress, directory, last, facts)
+        made = _trained(asked, progress=progress, directory=directory, last=last, facts=facts)
     return {"trained": True, **made}
 
 
 def _trained(
-    asked: Request, progress: Progress, directory: Path, last: Checkpoint | None, facts: Mapping[str, Any]
+    asked: Request, *, progress: Progress, directory: Path, last: Checkpoint | None, facts: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Trains to the last step and writes the result: what was made."""
     if torch.cuda.is_available():
@@ -71,5 +71,12 @@ def _identity(asked: Request) -> dict[str, Any]:
         "method": asked.method,
         "config": asked.config_digest,
         "model": marker.digest(asked.model / "config.json"),
+        **_revision(asked.model),
         "data": marker.digests(files.given(asked.data), below=asked.data),
     }
+
+
+def _revision(model: Path) -> dict[str, str]:
+    """The commit of a model that came from the Hub, where huggingface_hub notes it; nothing for one that did not."""
+    noted = model / ".cache/huggingface/download/config.json.metadata"
+    return {"revision": noted.read_text().split("\n", 1)[0]} if noted.is_file() else {}

@@ -237,7 +237,9 @@ def test_the_step_says_its_last_words(site: Site, tmp_path: Path) -> None:
 
 
 @pytest.mark.faults
-def test_a_killed_download_leaves_no_file_and_is_gone_on_with(site: Site, tmp_path: Path) -> None:
+def test_a_killed_download_leaves_no_file_and_is_gone_on_with(
+    site: Site, tmp_path: Path, count_cases: Callable[[str, int], None]
+) -> None:
     site.files["/rows.jsonl"] = ROWS * 10
     site.faults = [Fault(cut=300_000), *[Fault(status=503, headers={"retry-after": "60"})] * 3]
     process = subprocess.Popen(command(tmp_path), env=environment(tmp_path, f"{site.url}/rows.jsonl"))
@@ -251,6 +253,7 @@ def test_a_killed_download_leaves_no_file_and_is_gone_on_with(site: Site, tmp_pa
     bring(f"{site.url}/rows.jsonl", tmp_path / "to")
     assert (tmp_path / "to/rows.jsonl").read_bytes() == ROWS * 10
     assert site.seen[-1][2]["range"] == "bytes=300000-"
+    count_cases("kills of a tuning", 1)
 
 
 @pytest.mark.faults

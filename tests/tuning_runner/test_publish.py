@@ -239,7 +239,7 @@ def test_plain_http_is_refused_unless_it_is_named(results: Path, running: Runnin
 
 @pytest.mark.faults
 def test_a_killed_push_leaves_no_tag_and_the_next_one_succeeds(
-    results: Path, running: RunningRegistry, proxy: Site, tmp_path: Path
+    results: Path, running: RunningRegistry, proxy: Site, tmp_path: Path, count_cases: Callable[[str, int], None]
 ) -> None:
     host = f"127.0.0.1:{proxy.port}"
     running.auth_file(tmp_path, host=host)
@@ -255,6 +255,7 @@ def test_a_killed_push_leaves_no_tag_and_the_next_one_succeeds(
         pull(tmp_path / "none", host, running, name="killed")
     push(results, host, running, name="killed")
     assert pull(tmp_path / "got", host, running, name="killed") is not None
+    count_cases("kills of a tuning", 1)
 
 
 def test_the_step_says_image_and_digest(results: Path, running: RunningRegistry, tmp_path: Path) -> None:

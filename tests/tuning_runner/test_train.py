@@ -121,6 +121,17 @@ def test_what_was_trained_is_not_trained_again_unless_it_was_touched(place: Path
     assert json.loads(words(place))["trained"] is True
 
 
+def test_the_commit_of_a_model_from_the_hub_is_noted(place: Path, model: Path) -> None:
+    """As ``hf_hub_download(local_dir=…)`` notes it: commit, etag, time."""
+    hub = shutil.copytree(model, place / "hub")
+    noted = hub / ".cache/huggingface/download/config.json.metadata"
+    noted.parent.mkdir(parents=True)
+    noted.write_text(f"{'ab' * 20}\n{'cd' * 20}\n1795730000.5\n")
+    config(place, max_steps=1)
+    assert main(command(place, hub)) == ExitCode.DONE
+    assert json.loads((place / "results/results.json").read_text())["revision"] == "ab" * 20
+
+
 def test_other_data_is_trained_anew(place: Path, model: Path) -> None:
     config(place)
     assert main(command(place, model)) == ExitCode.DONE
