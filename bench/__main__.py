@@ -10,6 +10,7 @@ from bench import operator as operator
 from bench import provisioner as provisioner
 from bench import serving as serving
 from bench import soak as soak
+from bench import tuning as tuning
 from bench.figures import MEASURES, ONLY_WHEN_NAMED, Figure
 
 OUT = Path(__file__).parent / "out" / "latest.json"
