@@ -42,7 +42,7 @@ karpenter: $(VENV)/ready tools # our NodeClaims against a real Karpenter, built 
 	@$(BIN)/python -m local_cluster.binaries karpenter
 	@$(BIN)/python -m pytest -n0 -m karpenter
 
-crash: $(VENV)/ready tools # SIGKILL of the operator before and after every write, ten minutes
+crash: $(VENV)/ready tools # the operator dies before and after every write of every scenario, five minutes
 	@$(BIN)/python -m pytest -n0 -m crash
 
 unit: $(VENV)/ready # what needs no cluster and no model

@@ -20,7 +20,7 @@ _numbers = itertools.count(1)
 ON_DEMAND = {
     "karpenter": "make karpenter: Karpenter is built from source, which takes minutes the first time",
     "e2e": "make e2e: it takes root, both images, 20 GB and a quarter of an hour",
-    "crash": "make crash: two lives for every write take minutes; create and delete run always, without processes",
+    "crash": "make crash: two lives for every write of the longer scenarios take minutes; create and delete run always",
 }
 """Markers whose tests run only where ``-m`` names them, and why."""
 
