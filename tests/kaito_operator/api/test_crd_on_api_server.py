@@ -132,7 +132,7 @@ def test_what_our_validator_finds_good_is_taken(api_server: ApiServer, namespace
 EXPLAINED = {
     "workspace": ["resource <Object> -required-", "inference <Object>", "tuning <Object>", "Serve a model."],
     "workspace.tuning": [
-        "Fine-tune a model and publish the result.",
+        "Tune a model. Cannot be added or removed later.",
         "input <Object> -required-",
         "lora or qlora, in upper or lower case. Cannot be changed.",
         "A ConfigMap of this namespace with training_config.yaml. By default the method's own.",
