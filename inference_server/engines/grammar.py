@@ -1,12 +1,16 @@
 """Answers that keep a JSON schema or another grammar: which tokens may come next, by llguidance."""
 
+import copy
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import llguidance
-import llguidance.hf
-import llguidance.torch
+import llguidance.numpy  # llguidance.torch imports torch's compiler, which takes longer than all else here
+import numpy
+import tokenizers
+import torch
 from torch import Tensor
 
 from inference_server.engines.engine import InvalidParameters
@@ -19,7 +23,7 @@ class Vocabulary:
     """A model's tokens as llguidance wants them; made once, for it takes a moment."""
 
     def __init__(self, tokenizer: Any, *, size: int) -> None:
-        self._tokens = llguidance.hf.from_tokenizer(tokenizer, n_vocab=size)
+        self._tokens = _tokens(tokenizer, size=size)
         self._size = size
 
     def of_schema(self, schema: Mapping[str, Any]) -> "Grammar":
@@ -46,12 +50,14 @@ class Grammar:
 
     def __init__(self, matcher: Any, *, size: int) -> None:
         self._matcher = matcher
-        self._mask = llguidance.torch.allocate_token_bitmask(1, size)
+        self._mask = llguidance.numpy.allocate_token_bitmask(1, size)
+        self._size = size
 
     def forbid(self, logits: Tensor) -> None:
         """Takes every token that cannot come next out of ``logits`` [vocabulary], in place."""
-        llguidance.torch.fill_next_token_bitmask(self._matcher, self._mask)
-        llguidance.torch.apply_token_bitmask_inplace(logits.unsqueeze(0), self._mask.to(logits.device))
+        llguidance.numpy.fill_next_token_bitmask(self._matcher, self._mask)
+        allowed = numpy.unpackbits(self._mask.view(numpy.uint8), bitorder="little", count=self._size)
+        logits.masked_fill_(torch.from_numpy(allowed == 0).to(logits.device), -math.inf)
 
     def takes(self, tokens: Sequence[int]) -> bool:
         """Whether an answer may be these tokens, and end there."""
@@ -66,3 +72,13 @@ class Grammar:
 
 def _first_line(problem: object) -> str:
     return str(problem).splitlines()[0][:200]
+
+
+def _tokens(tokenizer: Any, *, size: int) -> llguidance.LLTokenizer:
+    """Raises ValueError for a tokenizer that is none of the tokenizers library."""
+    backend = copy.copy(getattr(tokenizer, "backend_tokenizer", None))
+    if not isinstance(backend, tokenizers.Tokenizer):
+        raise ValueError("not a tokenizer of the tokenizers library")
+    backend.no_padding()
+    backend.no_truncation()
+    return llguidance.LLTokenizer(backend.to_str(), n_vocab=size, eos_token=tokenizer.eos_token_id)

@@ -1,7 +1,6 @@
 """A model of transformers in memory: the one door to torch. What is here computes, in the engine's thread."""
 
 import logging
-import os
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
@@ -36,6 +35,7 @@ from inference_server.engines.engine import (
 from inference_server.engines.logits import OWN, OneSequence, told
 from inference_server.engines.native.sampler import Chooser
 from inference_server.engines.options import OnlyGenerate, sampling
+from inference_server.engines.threads import threads
 from inference_server.engines.tokenizer import HuggingFaceTokenizer, chat_template, grammar
 from inference_server.schemas import GenerateKwargs
 from inference_server.settings import Settings
@@ -46,7 +46,6 @@ NEVER = -1
 """An end of a sequence that no token is."""
 CHECK = ("Hello", "The capital of France is", "One two three four five six seven eight nine ten. " * 4)
 """Prompts of several lengths, which are answered together and alone."""
-CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
 class TransformersModel:
@@ -269,12 +268,3 @@ def _attention(settings: Settings, configuration: Any) -> dict[str, Any]:
 
 def _device(model: Any) -> str:
     return torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else str(model.device)
-
-
-def threads() -> int:
-    """How many threads compute: OMP_NUM_THREADS if set, else the processors this process may use."""
-    if wanted := os.environ.get("OMP_NUM_THREADS", ""):
-        return int(wanted) if wanted.isdecimal() else 1
-    allowed = len(os.sched_getaffinity(0))
-    quota, period = (CGROUP_QUOTA.read_text().split() if CGROUP_QUOTA.exists() else ("max", "1"))[:2]
-    return allowed if quota == "max" else max(1, min(allowed, round(int(quota) / int(period))))

@@ -1,5 +1,6 @@
 """The native engine's parts: pages are counted, prefixes shared, preemption and chunks change no token."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from inference_server.engines.native.kv_cache import BLOCK, BlockAllocator, NoBlocks, Table
-from inference_server.engines.native.sampler import Chooser, Sampling
+from inference_server.engines.native.sampler import Chooser, Sampling, _kept
+from inference_server.engines.native.scheduler import Sequence
 from tests.support.native import Parts
 
 PROMPTS = [[5 + i, 12, 14, 16 + i, 7, 22 + i] * 3 for i in range(6)]
@@ -101,3 +103,53 @@ def test_a_seed_gives_the_same_text_whoever_is_in_the_batch() -> None:
         [Chooser(Sampling(seed=7)).choose(logits.clone(), prompt=[], output=[]) for _ in range(3)] for _ in range(2)
     ]
     assert draws[0] == draws[1]
+
+
+@pytest.mark.parametrize(
+    ("sampling", "kept"),
+    [
+        (Sampling(top_p=0.3), lambda p: p.cumsum(0) - p < 0.3),
+        (Sampling(top_p=0.999), lambda p: p.cumsum(0) - p < 0.999),
+        (Sampling(min_p=0.02), lambda p: p >= 0.02 * p[0]),
+        (Sampling(min_p=1e-6), lambda p: p >= 1e-6 * p[0]),
+        (Sampling(), lambda p: p >= 0),
+    ],
+    ids=["few by mass", "many by mass", "few by the likeliest", "many by the likeliest", "all"],
+)
+def test_a_large_vocabulary_is_cut_where_sorting_all_of_it_would(
+    sampling: Sampling, kept: Callable[[torch.Tensor], torch.Tensor]
+) -> None:
+    torch.manual_seed(1)
+    logits = 3 * torch.randn(5000)
+    ordered, order = logits.softmax(dim=0).sort(descending=True)
+    wanted = torch.zeros(5000).index_copy(0, order, ordered * kept(ordered))
+    probabilities, tokens = _kept(logits, sampling)
+    found = torch.zeros(5000).index_copy(0, tokens, probabilities)
+    torch.testing.assert_close(found, wanted, atol=2e-5, rtol=1e-4)  # the last one kept is within a rounding
+
+
+def test_a_prompt_that_begins_like_an_earlier_one_is_computed_from_there_on(tiny_model: Path) -> None:
+    parts = Parts.of_directory(tiny_model)
+    start = [5 + number % 50 for number in range(2 * BLOCK)]
+    first, second = [*start, 7, 9], [*start, 11, 13, 15]
+    alone = Parts.of_directory(tiny_model).generated([second], new=6)
+    parts.generated([first], new=6)
+    follower = Sequence(second, 6, Chooser(Sampling(temperature=0.0)))
+    parts.scheduler.add(follower)
+    (work,) = parts.scheduler.schedule()
+    assert work.tokens == 3, "the two blocks they share are in the cache"
+    parts.scheduler.finish(follower)
+    assert parts.generated([second], new=6) == alone
+
+
+def test_the_youngest_waits_when_the_cache_is_full_and_who_came_first_goes_on(tiny_model: Path) -> None:
+    scheduler = Parts.of_directory(tiny_model, blocks=4).scheduler
+    old, young = (Sequence([start] * BLOCK, 40, Chooser(Sampling(temperature=0.0))) for start in (5, 6))
+    for sequence in (old, young):
+        scheduler.add(sequence)
+    assert [work.sequence for work in scheduler.schedule()] == [old, young]
+    for sequence in (old, young):
+        sequence.table.computed = BLOCK
+        sequence.tokens += [7] * (2 * BLOCK)
+    assert [(work.sequence, work.tokens) for work in scheduler.schedule()] == [(old, 2 * BLOCK)]
+    assert (scheduler.running, list(scheduler.waiting), young.table.blocks) == ([old], [young], [])

@@ -12,7 +12,7 @@ from inference_server.engines.grammar import Grammar
 from inference_server.engines.logits import punish, told
 
 LIKELIEST = 256
-"""Tokens among which a cut-off by probability usually falls: choosing so many costs a tenth of sorting all."""
+"""Tokens among which a cut-off by probability usually falls, so that not all need to be sorted."""
 
 
 @dataclass(frozen=True, slots=True)

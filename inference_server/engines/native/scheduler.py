@@ -33,7 +33,7 @@ class Sequence:
     @property
     def kind(self) -> bytes:
         """What keys and values depend on beside the tokens; nothing for most."""
-        return bytes((self.adapter, self.rope_variant)) if self.adapter or self.rope_variant else b""
+        return f"{self.adapter},{self.rope_variant}".encode() if self.adapter or self.rope_variant else b""
 
     @property
     def prompt(self) -> list[int]:

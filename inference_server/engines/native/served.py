@@ -1,17 +1,19 @@
 """A checkpoint loaded for the native engine: network, cache, scheduler and tokenizer, stepped by one thread."""
 
+import json
 import logging
 import time
 from collections.abc import Callable
 from collections.abc import Sequence as Sequence_
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer, GenerationConfig
 
 from inference_server.engines.adapters import COMBINED, Found
 from inference_server.engines.engine import Load, ServedModel
+from inference_server.engines.fast_tokenizer import FastTokenizer
 from inference_server.engines.native import architecture, linear, memory, weights
 from inference_server.engines.native.architecture import Architecture
 from inference_server.engines.native.kv_cache import BLOCK, BlockAllocator, KVCache
@@ -19,8 +21,8 @@ from inference_server.engines.native.model import Model
 from inference_server.engines.native.runner import Runner
 from inference_server.engines.native.sampler import Chooser
 from inference_server.engines.native.scheduler import Scheduler, Sequence
+from inference_server.engines.threads import threads
 from inference_server.engines.tokenizer import HuggingFaceTokenizer, chat_template
-from inference_server.engines.transformers_model import threads
 from inference_server.schemas import GenerateKwargs
 from inference_server.settings import Settings
 
@@ -58,7 +60,7 @@ class NativeModel:
         began, directory = time.monotonic(), Path(settings.pretrained_model_name_or_path)
         torch.set_num_threads(threads())
         say("reading the tokenizer")
-        tokenizer = AutoTokenizer.from_pretrained(directory)
+        tokenizer = _tokenizer(directory)
         if settings.chat_template:
             tokenizer.chat_template = chat_template(settings.chat_template)
         of = architecture.read(directory)
@@ -116,6 +118,16 @@ class NativeModel:
         return self._runner.run(work) if work else []
 
 
+def _tokenizer(directory: Path) -> Any:
+    """From tokenizer.json alone where that is all there is; transformers takes seconds to import."""
+    try:
+        return FastTokenizer(directory)
+    except (ValueError, FileNotFoundError):
+        from transformers import AutoTokenizer
+
+        return AutoTokenizer.from_pretrained(directory)
+
+
 def _dtype(settings: Settings, device: torch.device) -> torch.dtype:
     """As asked for; otherwise bfloat16 where it is computed in hardware."""
     if settings.torch_dtype in ("bfloat16", "auto"):
@@ -140,15 +152,16 @@ def _mix(adapters: Found) -> Tensor:
 
 
 def _served(
-    settings: Settings, directory: Path, tokenizer: object, of: Architecture, adapters: Found, *, context: int
+    settings: Settings, directory: Path, tokenizer: Any, of: Architecture, adapters: Found, *, context: int
 ) -> ServedModel:
-    known = GenerationConfig.from_pretrained(directory) if (directory / "generation_config.json").exists() else None
+    generation = directory / "generation_config.json"
+    known = json.loads(generation.read_text()) if generation.exists() else {}
     options = GenerateKwargs.model_fields
     return ServedModel(
         name=settings.served_model_name or directory.name,
         tokenizer=HuggingFaceTokenizer(tokenizer, vocabulary_size=of.vocabulary),
         context_length=context,
-        defaults={key: value for key in options if (value := getattr(known, key, None)) is not None},
+        defaults={key: value for key in options if (value := known.get(key)) is not None},
         adapters=adapters.names,
         default_adapter=adapters.default,
         refused_adapters=adapters.refused,
