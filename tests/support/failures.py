@@ -3,10 +3,11 @@
 import pytest
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    reporter = config.pluginmanager.get_plugin("terminalreporter")
+def pytest_sessionstart(session: pytest.Session) -> None:
+    plugins = session.config.pluginmanager
+    reporter = plugins.get_plugin("terminalreporter")
     if reporter is not None:  # a worker of pytest-xdist has none; its reports come to the process that has
-        config.pluginmanager.register(Failures(reporter))
+        plugins.register(Failures(reporter))
 
 
 class Failures:
