@@ -1,5 +1,6 @@
 """NodeClaims on the real API server: what it answers in each state of a claim, and what our operator makes of that."""
 
+import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -16,7 +17,7 @@ from kaito_operator.settings import WorkspaceSettings
 from kaito_operator.workspace.controller import workspace_controller
 from kaito_operator.workspace.observe import Observed
 from presets.catalog import load_catalog
-from tests.support.control_plane import ApiServer, empty, establish
+from tests.support.control_plane import APPLY, ApiServer, Refused, empty, establish
 from tests.support.waiting import eventually
 from tests.support.workspaces import workspace_of
 
@@ -29,6 +30,7 @@ SETTINGS = {
     "KAITO_NODE_PROVISIONER": "nodeclaim",
     "KAITO_NODE_CLASS": "karpenter.azure.com/AKSNodeClass/default",
 }
+ZONE = "topology.kubernetes.io/zone"
 KARPENTERS = {"finalizers": ["karpenter.sh/termination"]}
 
 
@@ -76,7 +78,13 @@ async def test_a_claim_that_is_being_deleted_takes_writes_as_if_nothing_were(
     uid = (await kube.apply(claim))["metadata"]["uid"]
     path = f"{CLAIMS}/{claim['metadata']['name']}"
     api_server.merge(path, {"metadata": KARPENTERS})
-    assert await kube.delete(Ref.of(claim), uid=uid) is not None, "it lives on"
+    ends = await kube.delete(Ref.of(claim), uid=uid)
+    assert ends is not None, "it lives on"
+    again = await kube.delete(Ref.of(claim), uid=uid)
+    assert again is not None, "asked once more, it is a success"
+    assert again["metadata"]["resourceVersion"] == ends["metadata"]["resourceVersion"], "and no write"
+    with pytest.raises(Invalid, match="no new finalizers can be added"):
+        await kube.apply({**claim, "metadata": {**claim["metadata"], "finalizers": ["kaito.sh/ours"]}}, uid=uid)
     for guard in (None, uid):
         assert "deletionTimestamp" in (await kube.apply(claim, uid=guard))["metadata"], "a success that is none"
     with pytest.raises(Invalid, match="immutable"):
@@ -88,10 +96,35 @@ async def test_a_claim_that_is_being_deleted_takes_writes_as_if_nothing_were(
     api_server.merge(path, {"metadata": {"finalizers": []}})
     with pytest.raises(Conflict, match="uid mismatch"):
         await kube.apply(claim, uid=uid)
-    again = await kube.apply({**claim, "metadata": {**claim["metadata"]}})
-    assert again["metadata"]["uid"] != uid, "without a uid it comes back"
+    old = {**claim, "metadata": {**claim["metadata"], "resourceVersion": ends["metadata"]["resourceVersion"]}}
+    assert (await kube.apply(old))["metadata"]["uid"] != uid, "an old resourceVersion keeps nobody from making it anew"
     with pytest.raises(Invalid, match=r"metadata\.uid"):
         await kube.apply(claim, uid=uid)
+
+
+def as_karpenter(server: ApiServer, claim: Json, *, force: bool = False, manager: str = "karpenter") -> Json:
+    """Server-side apply by that manager. Raises Refused."""
+    path = f"{CLAIMS}/{claim['metadata']['name']}?fieldManager={manager}&force={str(force).lower()}"
+    return server.ask("PATCH", path, claim, content=APPLY)
+
+
+async def test_a_label_that_karpenter_owns_is_a_conflict_without_force_and_ours_with_it(
+    api_server: ApiServer, kube: Kube, namespace: str
+) -> None:
+    """Our client always forces: so a claim of ours must never name what is Karpenter's to write."""
+    name = f"owned-{namespace}"
+    uid = (await kube.apply(a_claim(name)))["metadata"]["uid"]
+    as_karpenter(api_server, a_claim(name, labels={ZONE: "one"}))
+    with pytest.raises(Refused, match=rf'409 .*conflict with \\"karpenter\\".*{re.escape(ZONE)}'):
+        as_karpenter(api_server, a_claim(name, labels={ZONE: "two"}), manager="another")
+    forced = await kube.apply(a_claim(name, labels={ZONE: "two"}), uid=uid)
+    assert forced["metadata"]["labels"] == {ZONE: "two"}
+    taken_back = as_karpenter(api_server, a_claim(name, labels={ZONE: "one"}), force=True)
+    assert taken_back["metadata"]["labels"] == {ZONE: "one"}
+    left = await kube.apply(a_claim(name, labels={"a": "b"}), uid=uid)
+    assert left["metadata"]["labels"] == {ZONE: "one", "a": "b"}, "what we name no more stays with who does"
+    with pytest.raises(Refused, match="409"):
+        as_karpenter(api_server, a_claim(name, labels={ZONE: "two"}), manager="another")
 
 
 class Scene:
@@ -149,6 +182,31 @@ async def test_with_both_kinds_installed_the_one_that_is_set_is_bought_and_nothi
     assert claim["spec"]["expireAfter"] == "Never"
     assert "resources" not in claim["spec"]
     assert scene.server.ask("GET", "/apis/karpenter.sh/v1alpha5/machines")["items"] == []
+
+
+async def test_what_karpenter_writes_into_a_claim_stays_its_own(scene: Scene) -> None:
+    await scene.rest()
+    (claim,) = scene.claims()
+    theirs = {"apiVersion": claim["apiVersion"], "kind": claim["kind"], "spec": claim["spec"]}
+    meta = {"name": claim["metadata"]["name"], "labels": {ZONE: "one"}, **KARPENTERS}
+    as_karpenter(scene.server, {**theirs, "metadata": meta})
+    await scene.rest()
+    (now,) = scene.claims()
+    assert now["metadata"]["labels"] == {**claim["metadata"]["labels"], ZONE: "one"}
+    assert now["metadata"]["finalizers"] == KARPENTERS["finalizers"]
+    ours = {
+        key
+        for entry in _managed(scene, now["metadata"]["name"])
+        if entry["manager"] != "karpenter"
+        for key in entry["fieldsV1"].get("f:metadata", {}).get("f:labels", {})
+    }
+    assert f"f:{ZONE}" not in ours
+    assert ours >= {"f:kaito.sh/workspace"}
+
+
+def _managed(scene: Scene, name: str) -> list[Json]:
+    found: list[Json] = scene.server.ask("GET", f"{CLAIMS}/{name}")["metadata"]["managedFields"]
+    return found
 
 
 async def test_a_claim_that_nobody_manages_is_told(scene: Scene) -> None:
