@@ -3,7 +3,7 @@
 import asyncio
 import re
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +15,6 @@ from aiohttp import web
 from local_cluster import credentials
 from tests.support.control_plane import ApiServer
 
-WRITES = ("POST", "PUT", "PATCH", "DELETE")
 HOP = ("connection", "transfer-encoding", "content-length", "content-encoding", "host", "keep-alive")
 
 
@@ -60,9 +59,6 @@ class FaultProxy:
     faults: list[Fault] = field(default_factory=list)
     asked: list[str] = field(default_factory=list)
     """``METHOD /path?query`` of every request, as it came."""
-    at_write: Callable[[int, str], None] = lambda nth, when: None
-    """Told before and after each write but those of the Lease: its number, and ``before`` or ``after``."""
-    _writes: int = 0
     _held: dict[str, asyncio.Event] = field(default_factory=dict)
     _watches: list[Watching] = field(default_factory=list)
 
@@ -103,9 +99,6 @@ class FaultProxy:
         line = f"{request.method} {request.raw_path}"
         self.asked.append(line)
         body = await request.read()
-        nth = self._count(line)
-        if nth:
-            self.at_write(nth, "before")
         fault = next((each for each in self.faults if each.fits(line)), Fault(""))
         fault.met += 1
         if fault.status:
@@ -118,21 +111,12 @@ class FaultProxy:
             if "watch=true" in line:
                 return await self._stream(request, upstream, Watching(_plural(request.path)))
             content = await upstream.read()
-        if nth:
-            self.at_write(nth, "after")
         if fault.reset == "after":
             return _break(request)
         kept = {name: value for name, value in upstream.headers.items() if name.lower() not in HOP}
         return web.Response(
             status=upstream.status, headers=kept, body=content[: fault.cut] if fault.cut >= 0 else content
         )
-
-    def _count(self, line: str) -> int:
-        """The number of a write; 0 of what is none, or about the Lease."""
-        if line.split()[0] not in WRITES or "/leases" in line:
-            return 0
-        self._writes += 1
-        return self._writes
 
     async def _stream(
         self, request: web.Request, upstream: aiohttp.ClientResponse, watching: Watching

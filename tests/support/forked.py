@@ -11,6 +11,7 @@ PRELOADED = [
     "kaito_operator.__main__",
     "kaito_operator.gpu_provisioner.controller",
     "kaito_operator.gpu_provisioner.azure",
+    "kaito_operator.workspace.controller",
 ]
 
 

@@ -9,7 +9,7 @@ from typing import Literal
 
 import aiohttp
 from aiohttp import web
-from aiohttp.test_utils import TestServer
+from aiohttp.test_utils import BaseTestServer, TestServer
 
 When = Literal["before the request", "before its answer"]
 READS = ("GET", "HEAD")
@@ -18,7 +18,10 @@ OF_THE_HOP = ("connection", "content-length", "host", "keep-alive", "transfer-en
 
 @dataclass
 class HeldWrites:
-    """Holds the next write and all after it, on whichever way they come, until they are let go; then none arrives."""
+    """Holds the next write and all after it, on whichever way they come, until they are let go; then none arrives.
+
+    No more than one is carried out: where several come at once, the others are lost as if they had come later.
+    """
 
     when: When | None = None
     held: asyncio.Event = field(default_factory=asyncio.Event)
@@ -27,15 +30,23 @@ class HeldWrites:
     refused: set[str] = field(default_factory=set)
     """Those that came to nothing since the last that did not: they pass, so that what follows them is met."""
     _over: asyncio.Event = field(default_factory=asyncio.Event)
+    _one_is_on_its_way: bool = False
+    _ways: list[BaseTestServer] = field(default_factory=list)
 
     def hold(self, when: When) -> None:
         """The next one."""
         self.when, self.held, self.what, self._over = when, asyncio.Event(), "", asyncio.Event()
+        self._one_is_on_its_way = False
 
     def let_go(self) -> None:
         """Those that are held have nobody who waits for them any more; what comes from now on passes."""
         self.when = None
         self._over.set()
+
+    async def hung_up(self) -> None:
+        """Until nobody is connected: what a killed process had sent is read by then, and not taken for the next's."""
+        while any(way.handler.connections for way in self._ways):  # noqa: ASYNC110 - aiohttp tells of no end of one
+            await asyncio.sleep(0.005)
 
     @asynccontextmanager
     async def way_to(self, upstream: str, *, authority: str = "") -> AsyncIterator[str]:
@@ -51,13 +62,19 @@ class HeldWrites:
             app = web.Application(client_max_size=2**24)
             app.router.add_route("*", "/{path:.*}", pass_on)
             async with TestServer(app) as server:
+                self._ways.append(server)
                 yield str(server.make_url(""))
+                self._ways.remove(server)
 
     async def _passed_on(self, request: web.Request, session: aiohttp.ClientSession) -> web.StreamResponse:
         body, what = await request.read(), f"{request.method} {request.path}"
         counts = request.method not in READS and "/leases" not in what and what not in self.refused
-        if counts and self.when is not None and (self.when == "before the request" or self.held.is_set()):
+        if counts and self.when == "before the request":
             return await self._dead(what)
+        if counts and self.when is not None:
+            if self._one_is_on_its_way:
+                return await self._lost()
+            self._one_is_on_its_way = True
         headers = {name: told for name, told in request.headers.items() if name.lower() not in OF_THE_HOP}
         async with session.request(
             request.method, request.raw_path, headers=headers, data=body or None, allow_redirects=False
@@ -70,6 +87,9 @@ class HeldWrites:
     async def _dead(self, what: str) -> web.Response:
         self.what = self.what or what
         self.held.set()
+        return await self._lost()
+
+    async def _lost(self) -> web.Response:
         await self._over.wait()
         return web.Response(status=503)
 

@@ -1,24 +1,21 @@
 """SIGKILL of the real gpu-provisioner at every write of a Machine's life: one pool up, none left, no second one made.
 
-Each process gets to one write and dies: every other one before the request leaves it, the next after the write was
-carried out and before its answer comes. So each write is met twice, and each process starts where another ended.
+``tests/support/deaths.py`` says how they die.
 """
 
-import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, contextmanager
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from local_cluster import credentials
 from local_cluster.azure import AzureStandIn
 from tests.support.azure import Azure, running
-from tests.support.control_plane import ApiServer, free_ports
-from tests.support.forked import forked
-from tests.support.held_writes import HeldWrites, When
+from tests.support.control_plane import ApiServer
+from tests.support.deaths import DEATHS, WITHIN, Deaths, way_to_server
+from tests.support.held_writes import HeldWrites
 from tests.support.joins_as_node import NODES, JoinsAsNode
 from tests.support.machines import a_machine
 from tests.support.provisioner_process import environment
@@ -27,15 +24,12 @@ from tests.support.waiting import soon
 pytestmark = [pytest.mark.controlplane, pytest.mark.money, pytest.mark.usefixtures("crds")]
 
 MACHINES = "/apis/karpenter.sh/v1alpha5/machines"
-WITHIN = 60.0
-MOST_DEATHS = 60
 QUICK = {
     "KAITO_POLL_SECONDS": "0.2",
     "KAITO_GONE_SECONDS": "0.2",
     "KAITO_AZURE_REQUESTS_PER_SECOND": "1000",
     "KAITO_REPAIR_SECONDS": "0",
 }
-DEATHS: tuple[When, When] = ("before the request", "before its answer")
 
 
 @dataclass
@@ -44,12 +38,8 @@ class Story:
 
     server: ApiServer
     azure: Azure
-    writes: HeldWrites
-    kubeconfig: Path
-    settings: dict[str, str]
+    processes: Deaths
     name: str
-    directory: Path
-    died_at: list[tuple[When, str]] = field(default_factory=list)
 
     def ask_for_it(self) -> None:
         made = a_machine(name=self.name)
@@ -84,38 +74,6 @@ class Story:
         calls = self.azure.stand_in.history
         return sum((call["method"], call["carried_out"]) == ("PUT", 201) for call in calls)
 
-    @contextmanager
-    def process(self) -> Iterator[None]:
-        """The next process of the pod; killed at the end."""
-        arguments = ["gpu-provisioner", "--kubeconfig", str(self.kubeconfig)]
-        ports = dict(zip(("KAITO_METRICS_PORT", "KAITO_HEALTH_PORT"), map(str, free_ports(2)), strict=True))
-        with forked(arguments, environment={**self.settings, **ports}, log=self.directory / "log"):
-            yield
-
-    async def undisturbed(self, until: Callable[[], bool]) -> None:
-        """A process that lives until it has come to that."""
-        with self.process():
-            await soon(until, within=WITHIN, what=until.__name__)
-
-    async def dying_at_every_write(self, until: Callable[[], bool]) -> None:
-        """Processes that die, one after the other, until one of them has nothing to write on the way there."""
-        for number in range(MOST_DEATHS):
-            when = DEATHS[number % 2]
-            self.writes.hold(when)
-            with self.process():
-                await self._held_or(until)
-            if not self.writes.held.is_set():
-                return self.writes.let_go()
-            self.died_at.append((when, self.writes.what))
-            self.writes.let_go()
-        raise AssertionError(f"not {until.__name__} after {MOST_DEATHS} processes: {self.died_at}")
-
-    async def _held_or(self, until: Callable[[], bool]) -> None:
-        """Until a write is held; or that is so, and no write comes any more."""
-        async with asyncio.timeout(WITHIN):
-            while not self.writes.held.is_set() and not await asyncio.to_thread(until):
-                await asyncio.wait([asyncio.create_task(self.writes.held.wait())], timeout=0.05)
-
 
 @pytest.fixture
 async def story(api_server: ApiServer, namespace: str, tmp_path: Path) -> AsyncIterator[Story]:
@@ -123,31 +81,29 @@ async def story(api_server: ApiServer, namespace: str, tmp_path: Path) -> AsyncI
     async with AsyncExitStack() as held:
         stand_in = AzureStandIn(JoinsAsNode(api_server), boot_seconds=0, throttled=False)
         azure = await held.enter_async_context(running(stand_in))
-        authority = api_server.plane.authority
-        to_server = await held.enter_async_context(writes.way_to(api_server.url, authority=str(authority)))
+        kubeconfig = tmp_path / "kubeconfig"
+        await held.enter_async_context(way_to_server(writes, api_server, kubeconfig=kubeconfig))
         to_azure = await held.enter_async_context(writes.way_to(azure.url))
         (tmp_path / "token").write_text("x")
-        kubeconfig = tmp_path / "kubeconfig"
-        token, known_by = api_server.tokens["operator"], authority.read_bytes()
-        content = credentials.kubeconfig(server=to_server, token=token, authority=known_by, cluster="test")
-        credentials.write_secret(kubeconfig, content)
         static = {"KAITO_AZURE_STATIC_TOKEN_FILE": str(tmp_path / "token")}
         settings = environment(namespace, endpoint=to_azure, **static, **QUICK)
-        yield Story(api_server, azure, writes, kubeconfig, settings, f"k{namespace.rpartition('-')[2]}", tmp_path)
+        arguments = ["gpu-provisioner", "--kubeconfig", str(kubeconfig)]
+        processes = Deaths(writes, arguments, settings, tmp_path / "log")
+        yield Story(api_server, azure, processes, f"k{namespace.rpartition('-')[2]}")
 
 
 async def test_killed_at_every_write_of_a_life_it_ends_as_if_undisturbed(
     story: Story, count_cases: Callable[[str, int], None]
 ) -> None:
     story.ask_for_it()
-    await story.dying_at_every_write(story.ready)
+    await story.processes.dying_at_every_write(story.ready)
     assert (story.pools(), len(story.nodes()), story.made()) == ([story.name], 1, 1)
     story.give_it_up()
-    await story.dying_at_every_write(story.gone)
+    await story.processes.dying_at_every_write(story.gone)
     assert (story.pools(), story.nodes(), story.made()) == ([], [], 1)
-    met = {(when, what.split()[0]) for when, what in story.died_at if "agentPools" in what}
+    met = {(when, what.split()[0]) for when, what in story.processes.died_at if "agentPools" in what}
     assert met == {(when, method) for when in DEATHS for method in ("PUT", "DELETE")}
-    count_cases("provisioner killed at a write", len(story.died_at))
+    count_cases("provisioner killed at a write", len(story.processes.died_at))
 
 
 @pytest.mark.parametrize("answer", ["overrides", "conflicts"])
@@ -156,12 +112,12 @@ async def test_killed_at_every_write_while_a_creating_pool_is_deleted_it_leaves_
 ) -> None:
     await story.azure.set(boot_seconds=600, delete_while_creating=answer)
     story.ask_for_it()
-    await story.undisturbed(lambda: story.condition("Ready")[1] == "Creating")
+    await story.processes.undisturbed(lambda: story.condition("Ready")[1] == "Creating")
     story.give_it_up()
-    await story.dying_at_every_write(story.gone)
+    await story.processes.dying_at_every_write(story.gone)
     assert (story.pools(), story.nodes(), story.made()) == ([], [], 1)
-    assert any("/abort" in what for _, what in story.died_at) == (answer == "conflicts")
-    count_cases("provisioner killed at a write", len(story.died_at))
+    assert any("/abort" in what for _, what in story.processes.died_at) == (answer == "conflicts")
+    count_cases("provisioner killed at a write", len(story.processes.died_at))
 
 
 async def test_killed_at_every_write_while_a_failed_pool_is_replaced_it_makes_one_and_no_more(
@@ -170,20 +126,20 @@ async def test_killed_at_every_write_while_a_failed_pool_is_replaced_it_makes_on
     why = {"code": "InsufficientSubnetSize", "message": "no addresses"}
     await story.azure.fault(method="PUT", fails=why, times=1)
     story.ask_for_it()
-    await story.undisturbed(lambda: story.condition("MachineLaunched") == ("False", "SubnetFull"))
-    await story.dying_at_every_write(story.ready)
+    await story.processes.undisturbed(lambda: story.condition("MachineLaunched") == ("False", "SubnetFull"))
+    await story.processes.dying_at_every_write(story.ready)
     assert (story.pools(), len(story.nodes()), story.made()) == ([story.name], 1, 2)
-    count_cases("provisioner killed at a write", len(story.died_at))
+    count_cases("provisioner killed at a write", len(story.processes.died_at))
 
 
 async def test_killed_at_every_write_while_a_lost_node_is_replaced_it_makes_one_and_no_more(
     story: Story, count_cases: Callable[[str, int], None]
 ) -> None:
     story.ask_for_it()
-    await story.undisturbed(story.ready)
+    await story.processes.undisturbed(story.ready)
     pools = story.azure.stand_in.pools
     pools.delete(pools.by_name[story.name])
     await soon(lambda: not story.pools(), within=WITHIN, what="the pool is lost")
-    await story.dying_at_every_write(lambda: story.made() == 2 and story.ready())
+    await story.processes.dying_at_every_write(lambda: story.made() == 2 and story.ready())
     assert (story.pools(), len(story.nodes()), story.made()) == ([story.name], 1, 2)
-    count_cases("provisioner killed at a write", len(story.died_at))
+    count_cases("provisioner killed at a write", len(story.processes.died_at))

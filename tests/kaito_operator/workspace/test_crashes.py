@@ -1,7 +1,7 @@
 """A process that dies at any write: the next one ends where an undisturbed one does, and nothing is created twice.
 
 On the real API server; the world is moved by hand, so that every run meets the same. The end of the process is the end
-of its requests: none leaves it after the one at which it dies. ``tests/system/test_crash_safety.py`` has SIGKILL.
+of its requests: none leaves it after the one at which it dies. ``test_killed_processes.py`` has SIGKILL.
 """
 
 import json
