@@ -23,6 +23,8 @@ KILLED_AT = {
     "create": {"PATCH workspaces", "PATCH machines", "PATCH deployments", "PATCH services"},
     "create two": {"PATCH workspaces", "PATCH machines", "PATCH deployments", "PATCH services"},
     "delete": {"DELETE machines", "DELETE deployments", "DELETE services", "PATCH workspaces"},
+    "tuning": {"PATCH workspaces", "PATCH machines", "PATCH jobs", "PATCH deployments", "PATCH services"},
+    "tuning, deleted": {"DELETE machines", "PATCH workspaces"},
 }
 """The writes that one of the processes has to have carried out and then died, whatever else it writes."""
 
@@ -58,15 +60,18 @@ def kind_of(write: str) -> str:
     """``POST machines``."""
     method, path = write.split()
     parts = path.split("/")
-    known = ("workspaces", "machines", "nodes", "deployments", "services", "events")
+    known = ("workspaces", "machines", "nodes", "jobs", "deployments", "services", "events")
     return f"{method} {next((part for part in parts if part in known), path)}"
 
 
-@pytest.mark.parametrize("scenario", KILLED_AT)
+ON_DEMAND = [pytest.param(name, marks=pytest.mark.crash) for name in KILLED_AT if "tuning" in name]
+
+
+@pytest.mark.parametrize("scenario", ["create", "create two", "delete", *ON_DEMAND])
 async def test_killed_at_every_write_it_ends_as_if_undisturbed(
     api_server: ApiServer, tmp_path: Path, count_cases: Callable[[str, int], None], scenario: str
 ) -> None:
-    slug = scenario.replace(" ", "-")
+    slug = scenario.replace(" ", "-").replace(",", "")
     calm = Stage(api_server, f"calm-{slug}", SCENARIOS[scenario])
     stage = Stage(api_server, f"killed-{slug}", SCENARIOS[scenario])
     writes, kubeconfig = HeldWrites(), tmp_path / "kubeconfig"
