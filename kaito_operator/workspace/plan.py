@@ -14,7 +14,7 @@ from kaito_operator.api.reasons import ConditionType, Reason
 from kaito_operator.api.spec import Resource
 from kaito_operator.api.validation import problems
 from kaito_operator.api.workspace import Workspace
-from kaito_operator.plan import Apply, Delete, Finalizer, Holding, Plan, Selection
+from kaito_operator.plan import Apply, Delete, Finalizer, Holding, Manifest, Plan, Selection
 from kaito_operator.workspace import (
     diagnosis,
     estimates,
@@ -38,7 +38,7 @@ from kaito_operator.workspace.seen import Node
 from kaito_operator.workspace.status import Standing
 from kaito_operator.workspace.support import unsupported
 from kaito_operator.workspace.task import Needs, ServedPreset, Task, task
-from kaito_operator.workspace.workload import workload
+from kaito_operator.workspace.workload import left_running, workload
 from presets.catalog import Catalog, InstanceType
 
 
@@ -82,6 +82,7 @@ def _worked_on(
     machine = diagnosis.machines(placed, resource, now=now)
     ready = diagnosis.nodes(placed, resource, gpus=gpus, lost_after=lost_after, now=now)
     begun = machine.passed and ready.passed
+    work = workload(seen, asked, resource, gpus=gpus, begun=begun, installation=installation)
     job, tuned = _tuning(seen, asked, begun=begun, now=now)
     standing = Standing(
         machine=machine,
@@ -89,7 +90,7 @@ def _worked_on(
         bought=installation.purchase.condition,
         job=job,
         tuned=tuned,
-        inference=_inference(seen, asked, resource, now=now, begun=begun),
+        inference=_inference(seen, asked, resource, runs=left_running(seen, work), now=now, begun=begun),
         nodes=tuple(node.name for node in placed.nodes),
         attempts=placed.attempts,
         wanted_nodes=resource.count,
@@ -97,7 +98,6 @@ def _worked_on(
         tuning=status.tuning(asked.tuned, seen.progress, before=workspace.status.get("tuning")),
         estimate=estimates.estimate(asked, body_resource, size, gpus=gpus, catalog=catalog),
     )
-    work = workload(seen, asked, resource, gpus=gpus, begun=standing.resource.passed, installation=installation)
     apply = (
         *_bought(seen, placed, resource, size=size, disk_gib=needs.disk_gib, purchase=installation.purchase),
         *nodes.reserving(placed.nodes, key=workspace.key),
@@ -162,7 +162,9 @@ def _tuning(seen: Observed, asked: Task, *, begun: bool, now: datetime) -> tuple
     return job, made
 
 
-def _inference(seen: Observed, asked: Task, resource: Resource, *, now: datetime, begun: bool) -> Finding | None:
+def _inference(
+    seen: Observed, asked: Task, resource: Resource, *, runs: Manifest | None, now: datetime, begun: bool
+) -> Finding | None:
     """Worked out from the pods as long as there is a Deployment, whatever became of the nodes."""
     if not asked.serves:
         return None
@@ -173,10 +175,10 @@ def _inference(seen: Observed, asked: Task, resource: Resource, *, now: datetime
     if seen.refused is not None:
         told = f"the API server refuses the {seen.refused.manifest['kind']}: {seen.refused.message}"
         return wrong(Reason.WORKLOAD_REFUSED, told, cure="mend inference.template, or the policy that refuses it")
-    if seen.runs is None and not begun:
+    if runs is None and not begun:
         return waits_for(ConditionType.RESOURCE_READY)
     pods = [pod for pod in seen.pods if pod.component == COMPONENT]
-    return pod_diagnosis.inference(seen.runs, pods, count=resource.count, now=now)
+    return pod_diagnosis.inference(runs, pods, count=resource.count, now=now)
 
 
 def _names(workspace: Workspace, asked: Task) -> list[tuple[str, str]]:

@@ -33,6 +33,21 @@ def workload(
     return Workload(apply=(*kept.apply, *work.apply), delete=(*work.delete, *kept.delete))
 
 
+def left_running(seen: Observed, work: Workload) -> Manifest | None:
+    """What runs, as it is once the work is carried out: if that changes it, a generation that nobody has rolled out."""
+    runs = seen.runs
+    if runs is None or not any(step.uid == runs["metadata"]["uid"] and _changes(runs, step) for step in work.apply):
+        return runs
+    meta = runs["metadata"]
+    return {**runs, "metadata": {**meta, "generation": meta.get("generation", 0) + 1}}
+
+
+def _changes(runs: Manifest, step: Apply) -> bool:
+    """Whether it asks for other pods: more than somebody's label that is put right."""
+    signed = [each["metadata"].get("annotations", {}).get(children.APPLIED) for each in (runs, step.manifest)]
+    return signed[0] != signed[1] or not children.holds(runs["spec"], step.manifest["spec"])
+
+
 def _work(
     seen: Observed, task: Task, resource: Resource, *, gpus: int, begun: bool, installation: Installation
 ) -> Workload:

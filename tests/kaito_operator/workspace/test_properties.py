@@ -135,11 +135,18 @@ def test_after_any_history_it_comes_to_rest_ready_or_saying_what_it_lacks(
 @CASES
 @given(cluster=clusters(), history=HISTORIES)
 def test_a_plan_that_was_carried_out_leaves_nothing_to_do(cluster: ModelCluster, history: list[str]) -> None:
+    """But for a Machine that was given up: the account has it as lost once it is seen going, a pass later."""
     for action in history:
         ACTIONS[action](cluster)
-    one_pass(cluster)
+    todo = one_pass(cluster)
     again = planned(cluster)
+    assert todo is not None
     assert again is not None
+    if any(step.gives_up for step in todo.delete):
+        assert not again.apply + again.delete
+        one_pass(cluster)
+        again = planned(cluster)
+        assert again is not None
     assert again.summary() == "nothing to do"
 
 
