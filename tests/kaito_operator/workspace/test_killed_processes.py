@@ -6,13 +6,14 @@ with a single death at each write of each.
 
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.kaito_operator.workspace.test_crashes import NAME, SCENARIOS, SETTINGS, Stage
-from tests.support.control_plane import ApiServer
+from tests.support.control_plane import ApiServer, Moment
 from tests.support.deaths import DEATHS, Deaths, way_to_server
 from tests.support.hand_world import HandWorld
 from tests.support.held_writes import HeldWrites
@@ -64,34 +65,67 @@ def kind_of(write: str) -> str:
     return f"{method} {next((part for part in parts if part in known), path)}"
 
 
+@pytest.fixture
+async def processes(api_server: ApiServer, namespace: str, tmp_path: Path) -> AsyncIterator[Deaths]:
+    """Those of the operator, one after another."""
+    writes, kubeconfig = HeldWrites(), tmp_path / "kubeconfig"
+    async with way_to_server(writes, api_server, kubeconfig=kubeconfig):
+        arguments = ["workspace", "--kubeconfig", str(kubeconfig)]
+        yield Deaths(writes, arguments, environment(namespace), tmp_path / "log")
+
+
+@asynccontextmanager
+async def staged(server: ApiServer, name: str, scenario: str) -> AsyncIterator[Stage]:
+    """The scenario at its beginning, in a namespace of its own."""
+    slug = scenario.replace(" ", "-").replace(",", "")
+    stage = Stage(server, f"{name}-{slug}", SCENARIOS[scenario])
+    await stage.prepare()
+    yield stage
+    for connection in stage.connections:
+        await connection.close()
+
+
+def made_twice(start: Moment) -> dict[str, int]:
+    return {name: times for name, times in Counter(start.created()).items() if times > 1}
+
+
 ON_DEMAND = [pytest.param(name, marks=pytest.mark.crash) for name in KILLED_AT if "tuning" in name]
 
 
 @pytest.mark.parametrize("scenario", ["create", "create two", "delete", *ON_DEMAND])
 async def test_killed_at_every_write_it_ends_as_if_undisturbed(
-    api_server: ApiServer, tmp_path: Path, count_cases: Callable[[str, int], None], scenario: str
+    api_server: ApiServer, processes: Deaths, count_cases: Callable[[str, int], None], scenario: str
 ) -> None:
-    slug = scenario.replace(" ", "-").replace(",", "")
-    calm = Stage(api_server, f"calm-{slug}", SCENARIOS[scenario])
-    stage = Stage(api_server, f"killed-{slug}", SCENARIOS[scenario])
-    writes, kubeconfig = HeldWrites(), tmp_path / "kubeconfig"
-    arguments = ["workspace", "--kubeconfig", str(kubeconfig)]
-    processes = Deaths(writes, arguments, environment(calm.namespace), tmp_path / "log")
-    async with way_to_server(writes, api_server, kubeconfig=kubeconfig):
-        await calm.prepare()
+    async with staged(api_server, "calm", scenario) as calm:
         await processes.undisturbed(rested(calm))
-        await stage.prepare()
-        start = api_server.now()
+    start = api_server.now()
+    async with staged(api_server, "killed", scenario) as stage:
         await processes.dying_at_every_write(rested(stage))
         await processes.undisturbed(rested(stage))
-    for connection in (*calm.connections, *stage.connections):
-        await connection.close()
     assert stage.stored() == calm.stored()
-    assert {name: times for name, times in Counter(start.created()).items() if times > 1} == {}
+    assert made_twice(start) == {}
     met: dict[str, set[str]] = {when: set() for when in DEATHS}
     for when, what in processes.died_at:
         met[when].add(kind_of(what))
     before, after = (met[when] for when in DEATHS)
     assert after >= KILLED_AT[scenario]
     assert {kind for kind in KILLED_AT[scenario] if "machines" in kind} <= before
+    count_cases("operator killed at a write", len(processes.died_at))
+
+
+@pytest.mark.crash
+async def test_killed_at_every_write_of_a_deletion_and_of_what_is_made_anew_with_two_machines_it_ends_as_if_undisturbed(
+    api_server: ApiServer, processes: Deaths, count_cases: Callable[[str, int], None]
+) -> None:
+    async with staged(api_server, "scaled", "create two") as calm:
+        await processes.undisturbed(rested(calm))
+    async with staged(api_server, "again", "delete") as first:
+        start = api_server.now()
+        await processes.dying_at_every_write(rested(first))
+    second = Stage(api_server, first.namespace, SCENARIOS["create two"])
+    api_server.ask("POST", second.path, second.scenario.manifest)
+    await processes.dying_at_every_write(rested(second))
+    await processes.undisturbed(rested(second))
+    assert second.stored() == calm.stored()
+    assert made_twice(start) == {}
     count_cases("operator killed at a write", len(processes.died_at))
