@@ -36,7 +36,7 @@ demo: setup ## a Workspace becomes an answering model, on this machine
 	@$(BIN)/kaito demo
 
 test: setup lint ## every test, linters and type checks first
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=loadgroup $(if $(ONLY),-m "$(ONLY)",)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=loadscope --no-loadscope-reorder $(if $(ONLY),-m "$(ONLY)",)
 
 karpenter: $(VENV)/ready tools # our NodeClaims against a real Karpenter, built from source
 	@$(BIN)/python -m local_cluster.binaries karpenter

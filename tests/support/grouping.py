@@ -1,23 +1,25 @@
-"""Which tests share a process of pytest-xdist: those of a file, and all that need the local cluster."""
-
-from collections.abc import Generator
+"""Which tests share a process of pytest-xdist: those of a file, and all that need the one local cluster."""
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
-SYSTEM = "system"
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None, None, None]:
-    """Fixtures of a module are made once, and so is the local cluster; its tests, which take longest, begin first.
-
-    The marks have to be there before xdist looks for them, and the order has to come after pytest-randomly's.
-    """
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(_group(item)))
-    yield
-    items.sort(key=lambda item: _group(item) != SYSTEM)
+SYSTEM = "tests/system/"
 
 
-def _group(item: pytest.Item) -> str:
-    return SYSTEM if item.get_closest_marker("system") else item.nodeid.partition("::")[0]
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes longest begins first. After pytest-randomly, which puts all in another order each time."""
+    items.sort(key=lambda item: not item.nodeid.startswith(SYSTEM))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> "ByFile":
+    """The scheduler of --dist=loadscope, told what a scope is."""
+    return ByFile(config, log)
+
+
+class ByFile(LoadScopeScheduling):  # type: ignore[misc]  # xdist ships no types
+    """Fixtures of a module are made once, and so is the local cluster."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return SYSTEM if nodeid.startswith(SYSTEM) else nodeid.partition("::")[0]
