@@ -39,8 +39,6 @@ GPU_OVERHEAD = int(0.75 * GIB)
 """CUDA context, kernels and library workspaces of one process on one GPU: 0.4 to 0.7 GiB by card and version."""
 CPU_OVERHEAD = int(0.82 * GIB)
 """A process with torch and transformers loaded, without a model, as measured: a third of it are mapped libraries."""
-CPU_CACHED_TOKENS = 16384
-"""What the native engine makes room for at least (``inference_server/engines/native/served.py``)."""
 SHORTEST_CONTEXT = 2048
 """Tokens. A model that cannot hold so many is of no use; KAITO's estimator asks for the same."""
 
@@ -165,13 +163,12 @@ def limit(memory: Memory) -> str:
 
 
 def serving_on_cpu(of: Weights, load: Load) -> Memory:
-    """The memory of the process that serves it without a GPU. The native engine there keeps the weights twice, mapped
-    from their file and packed for its products, and takes a float32 KV cache for some tokens from the start."""
-    a = of.architecture
-    cached = max(kv_elements(a, load.context) * load.concurrency, kv_elements(a, CPU_CACHED_TOKENS))
+    """The memory of the process that serves it without a GPU: the native engine packs the weights in place of those it
+    has read, and takes memory for its KV cache, which has the model's own dtype, as tokens come."""
+    each = kv_elements(of.architecture, load.context) * DTYPE_BYTES[of.dtype]
     return Memory(
-        weights=2 * int(weight_bytes(of) * WEIGHTS_ROUNDING),
-        kv_cache=cached * DTYPE_BYTES["float32"],
+        weights=int(weight_bytes(of) * WEIGHTS_ROUNDING),
+        kv_cache=each * load.concurrency,
         activations=int(_activations(of, load) * FRAGMENTATION),
         overhead=CPU_OVERHEAD,
     )
