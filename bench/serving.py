@@ -85,13 +85,20 @@ def first_token(url: str, prompt: str) -> float:
     connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=600)
     connection.request("POST", "/v1/chat/completions", json.dumps(body), {"Content-Type": "application/json"})
     answer = connection.getresponse()
-    while b'"content":"' not in (line := answer.readline()) or b'"content":""' in line:
+    while not _has_text(line := answer.readline()):
         if not line:
             raise RuntimeError(f"the stream ended with status {answer.status} and no text")
     first = time.monotonic() - began
     answer.read()
     connection.close()
     return first
+
+
+def _has_text(line: bytes) -> bool:
+    """Whether an event of a stream brings any of the answer."""
+    _, data, event = line.partition(b"data: ")
+    choices = json.loads(event)["choices"] if data and not event.startswith(b"[DONE]") else []
+    return any(choice["delta"].get("content") for choice in choices)
 
 
 def closed_loop(one: Callable[[str], Any], *, concurrency: int) -> tuple[float, list[Any], list[float]]:
