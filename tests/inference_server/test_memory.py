@@ -16,7 +16,7 @@ WORDS = 2000
 HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 pages_for_who_asks = pytest.mark.skipif(
     not HUGE_PAGES.exists() or "[madvise]" not in HUGE_PAGES.read_text(),
-    reason="the estimate counts the huge pages that torch asks for; this kernel gives none, or gives them to all",
+    reason="measured where huge pages go to who asks for them; with none, or with all, other memory is resident",
 )
 
 

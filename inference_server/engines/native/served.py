@@ -29,7 +29,7 @@ from inference_server.settings import Settings
 log = logging.getLogger(__name__)
 
 CACHED_TOKENS = 16384
-"""Room of the cache in tokens where the context is not longer; its memory is taken as it is used, in huge pages."""
+"""Room of the cache in tokens where the context is not longer; its memory is taken as tokens come."""
 SHARE_FOR_CACHE = 0.8
 """Of the memory that is free once the weights are loaded; the rest is for what a step computes."""
 STEP_TOKENS = 512
