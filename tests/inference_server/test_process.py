@@ -20,15 +20,13 @@ def inside(server: ServerProcess) -> bool:
 
 
 def test_the_port_is_open_before_the_model_is_loaded_and_readiness_follows(tiny_model: Path, tmp_path: Path) -> None:
+    """The order is read from the log: the tiny model loads faster than a busy machine gets round to asking."""
     with serving(tiny_model, log=tmp_path / "log") as server:
-        server.wait_until("/healthz")
-        first = httpx.get(f"{server.url}/readyz")
         server.wait_until("/readyz")
-        assert (first.status_code, first.json()["status"]) == (503, "loading")
         assert server.terminate() == 0
     log = (tmp_path / "log").read_text()
     assert log.count("engine native (the model is of a family it knows)") == 1
-    assert f"{tiny_model} packed on " in log
+    assert 0 < log.index("listening on 127.0.0.1 port ") < log.index(f"{tiny_model} packed on ")
 
 
 def test_a_signal_while_the_model_loads_ends_the_process_at_once(tiny_model: Path, tmp_path: Path) -> None:
