@@ -25,7 +25,7 @@ def is_there() -> bool:
 
 
 def make() -> None:
-    """Makes it anew. Raises CalledProcessError."""
+    """Makes it anew, without a word: what this program prints is the image's name. Raises CalledProcessError."""
     with tempfile.TemporaryDirectory() as place:
         root = Path(place) / "root"
         included = f"--include={','.join(PACKAGES)}"
@@ -42,19 +42,8 @@ def make() -> None:
             (root / left_out).mkdir()
         recipe = Path(place) / "Dockerfile"
         recipe.write_text("FROM scratch\nCOPY . /\n")
-        build = [
-            "buildah",
-            "build",
-            "--isolation",
-            "chroot",
-            "--quiet",
-            "--file",
-            str(recipe),
-            "--tag",
-            NAME,
-            str(root),
-        ]
-        subprocess.run(build, check=True)
+        build = ["buildah", "build", "--isolation", "chroot", "--quiet", "--tag", NAME, "--file", str(recipe)]
+        subprocess.run([*build, str(root)], check=True, capture_output=True, text=True)
 
 
 def main() -> int:

@@ -220,3 +220,18 @@ def test_where_nothing_can_build_it_is_said_in_one_line_what_to_install(tmp_path
         cwd=ROOT, env={**os.environ, "PATH": str(tmp_path)}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stdout, done.stderr) == (1, "", images.NOBODY)
+
+
+def test_where_no_image_can_be_pulled_the_base_is_made_and_only_its_name_is_printed(tmp_path: Path) -> None:
+    """What is printed becomes a build argument, and `buildah build --quiet` prints the identity of what it made."""
+    programs = {
+        "debootstrap": "mkdir -p $4/usr/share $4/var/lib/apt",
+        "buildah": '[ "$1" = build ] && echo 3845c1acfc7b',
+    }
+    for name, does in programs.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{does}\n")
+        (tmp_path / name).chmod(0o755)
+    asked = [sys.executable, "-m", "scripts.base_image"]
+    path = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    made = subprocess.run(asked, cwd=ROOT, env=path, capture_output=True, text=True, check=True)
+    assert made.stdout == "localhost/kaito-base-debian12-python3\n"
