@@ -32,6 +32,18 @@ def cluster() -> Iterator[LocalCluster]:
         local.down()
 
 
+def clear(cluster: LocalCluster) -> None:
+    """Deletes what a failed test left, so that it fails alone."""
+    cluster.kubectl("delete", "workspaces", "--all", "--all-namespaces", "--timeout=180s")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cleared(cluster: LocalCluster) -> Iterator[None]:
+    """Each file of tests begins on a cluster without Workspaces."""
+    yield
+    clear(cluster)
+
+
 def workspace_yaml(name: str, *, instance_type: str = "Standard_D2s_v5", preset: str = "smollm2-135m-instruct") -> str:
     """A Workspace like that of the first example."""
     return f"""

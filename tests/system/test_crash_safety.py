@@ -1,11 +1,11 @@
 """SIGKILL of both controllers at three points of a Workspace's way: still one Machine, one pool, and ready."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from tests.support.cluster import ARM, LocalCluster, eventually
-from tests.system.conftest import pools, ready, workspace_yaml
+from tests.system.conftest import clear, pools, ready, workspace_yaml
 
 pytestmark = [pytest.mark.system, pytest.mark.money]
 
@@ -25,6 +25,13 @@ for p in pathlib.Path("/proc").iterdir():
 def kill(cluster: LocalCluster, controller: str) -> None:
     """SIGKILL, so that nothing is said and nothing is tidied up."""
     cluster.run("python3", "-c", KILL, controller)
+
+
+@pytest.fixture(autouse=True)
+def alone(cluster: LocalCluster) -> Iterator[None]:
+    """These count all Machines and pools there are."""
+    yield
+    clear(cluster)
 
 
 def machine_asked_for(cluster: LocalCluster) -> bool:
@@ -55,7 +62,7 @@ def test_killed_controllers_come_back_to_one_machine_and_one_pool(
     eventually(lambda: ready(cluster, name), within=240, what="WorkspaceReady after the kill")
     assert len(cluster.items("machines")) == 1
     assert len(pools(cluster)) == 1
-    cluster.kubectl("delete", "workspace", name, "--timeout=90s")
+    cluster.kubectl("delete", "workspace", name, "--timeout=180s")
     assert cluster.items("machines") == []
     assert pools(cluster) == []
     puts = [c for c in cluster.http(f"{ARM}/control/history") if c["method"] == "PUT"]
