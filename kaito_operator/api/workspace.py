@@ -97,7 +97,8 @@ class Status(ApiModel):
         ),
     ] = Field(default=(), description="Ours. The account of the machines asked for, by place.")
     endpoint: Annotated[str, StringConstraints(max_length=512)] | None = Field(
-        default=None, description="Ours. Where the model answers, inside the cluster or at its load balancer."
+        default=None,
+        description="Ours. Where the model answers, in the cluster or at its load balancer; empty until it has once.",
     )
     estimate: Estimate | None = Field(default=None, description="Ours. What the model needs.")
     model: HubModel | None = Field(

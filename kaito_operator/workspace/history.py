@@ -58,14 +58,15 @@ def annotations(workspace: Workspace) -> dict[str, dict[str, str]]:
 def keeping(
     workspace: Workspace, carried_out: Manifest | None, revisions: tuple[Revision, ...], *, component: str
 ) -> Keeping:
-    """``carried_out``: what bears the specification that was carried out last."""
-    before, now = _before(carried_out), _specification(workspace)
+    """``carried_out``: what bears the specification that was carried out last; None where somebody took that away."""
+    now = _specification(workspace)
+    before = _before(carried_out) if carried_out is not None else now
     if before is None or (before == now and not revisions):
         return Keeping()
     numbers = {each.name: each.number for each in revisions}
     last = max(numbers.values(), default=0)
     wanted: list[Manifest] = []
-    if (name := _name(workspace, before)) not in numbers:
+    if before != now and (name := _name(workspace, before)) not in numbers:
         last += 1
         wanted.append(_revision(workspace, before, name=name, number=last, component=component))
     if (name := _name(workspace, now)) not in numbers or numbers[name] < last:
@@ -118,9 +119,9 @@ def _specification(workspace: Workspace) -> dict[str, Any]:
     return _Part(inference=body.inference, tuning=body.tuning).specification() if body is not None else {}
 
 
-def _before(carried_out: Manifest | None) -> dict[str, Any] | None:
+def _before(carried_out: Manifest) -> dict[str, Any] | None:
     """Of an object that is there, in today's form; None where it says nothing that makes sense."""
-    noted = (carried_out or {}).get("metadata", {}).get("annotations") or {}
+    noted = carried_out["metadata"].get("annotations") or {}
     try:
         return _Part.model_validate_json(noted.get(SPEC, "")).specification() or None
     except ValidationError:

@@ -84,17 +84,18 @@ def _worked_on(
     begun = machine.passed and ready.passed
     work = workload(seen, asked, resource, gpus=gpus, begun=begun, installation=installation)
     job, tuned = _tuning(seen, asked, begun=begun, now=now)
+    inference = _inference(seen, asked, resource, runs=left_running(seen, work), now=now, begun=begun)
     standing = Standing(
         machine=machine,
         resource=ready if machine.passed else waits_for(installation.purchase.condition),
         bought=installation.purchase.condition,
         job=job,
         tuned=tuned,
-        inference=_inference(seen, asked, resource, runs=left_running(seen, work), now=now, begun=begun),
+        inference=inference,
         nodes=tuple(node.name for node in placed.nodes),
         attempts=placed.attempts,
         wanted_nodes=resource.count,
-        endpoint=services.endpoint(seen.service),
+        endpoint=_endpoint(seen, inference),
         tuning=status.tuning(asked.tuned, seen.progress, before=workspace.status.get("tuning")),
         estimate=estimates.estimate(asked, body_resource, size, gpus=gpus, catalog=catalog),
     )
@@ -179,6 +180,13 @@ def _inference(
         return waits_for(ConditionType.RESOURCE_READY)
     pods = [pod for pod in seen.pods if pod.component == COMPONENT]
     return pod_diagnosis.inference(runs, pods, count=resource.count, now=now)
+
+
+def _endpoint(seen: Observed, inference: Finding | None) -> str:
+    """Where the model answers. It is told from the first answer on: before that it would be an address where nobody is,
+    and a write of its own."""
+    answered = bool(seen.workspace.status.get("endpoint")) or (inference is not None and inference.passed)
+    return services.endpoint(seen.service) if answered else ""
 
 
 def _names(workspace: Workspace, asked: Task) -> list[tuple[str, str]]:

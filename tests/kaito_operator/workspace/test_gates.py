@@ -139,6 +139,20 @@ def test_it_is_ready_when_every_replica_of_what_is_wanted_answers() -> None:
     assert todo.report[0].status["endpoint"] == "http://10.96.0.7"
 
 
+def test_an_address_where_nobody_has_answered_yet_is_not_told() -> None:
+    nodes = [a_ready_machine(FIRST, node="n"), a_node("n", held_by="chat", pool=FIRST)]
+    service, deployment = workload(a_workspace(), *nodes)
+    loading = {**deployment, "status": {}}
+    begun = a_workspace(status=planned(a_workspace(), *nodes).report[0].status)
+    assert planned(begun, *nodes, service, loading).report == (), "the Service alone is no news"
+    answers = planned(begun, *nodes, service, deployment).report[0].status
+    assert answers["endpoint"] == "http://10.96.0.7"
+    moved = {**service, "spec": {**service["spec"], "clusterIP": "10.96.0.8"}}
+    stopped = planned(a_workspace(status=answers), *nodes, moved, loading)
+    assert stopped.report[0].status["endpoint"] == "http://10.96.0.8"
+    assert conditions(stopped)["InferenceReady"][0] == "Unknown"
+
+
 def test_readiness_is_no_latch() -> None:
     nodes = [a_ready_machine(FIRST, node="n"), a_node("n", held_by="chat", pool=FIRST)]
     service, deployment = workload(a_workspace(), *nodes)

@@ -73,6 +73,17 @@ def test_ten_are_kept_and_the_oldest_go() -> None:
     assert [names for _, names in found] == [[f"a{number}"] for number in range(4, 14)]
 
 
+def test_an_edit_that_was_kept_by_half_is_kept_whole_once_whatever_was_taken_away_meanwhile() -> None:
+    """Killed after the first of two revisions; then somebody deletes the Deployment (found by the properties)."""
+    there = settled(serving("one"), {})
+    first = applied(on_its_nodes(serving("two"), BAKED, *there.values()), "ControllerRevision")[0]
+    halved = [stored(first), *(each for each in there.values() if each["kind"] != "Deployment")]
+    todo = on_its_nodes(serving("two"), BAKED, *halved)
+    assert [each["revision"] for each in applied(todo, "ControllerRevision")] == [2]
+    kept = {f"{each['kind']} team/{each['metadata']['name']}": each for each in halved}
+    assert revisions(settled(serving("two"), kept)) == [(1, ["one"]), (2, ["two"])]
+
+
 def test_a_revision_is_a_patch_that_says_again_what_was_asked_for() -> None:
     there = settled(serving("two"), settled(serving("one"), {}))
     (first,) = [e for e in there.values() if e["kind"] == "ControllerRevision" and e["revision"] == 1]
