@@ -1,28 +1,19 @@
 """Processes of the real program that start in a tenth of a second: forked from one that has imported it already."""
 
-import multiprocessing
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-PRELOADED = [
-    "kaito_operator.__main__",
-    "kaito_operator.gpu_provisioner.controller",
-    "kaito_operator.gpu_provisioner.azure",
-    "kaito_operator.workspace.controller",
-]
+from tests.support.fork_server import processes
 
 
 @contextmanager
-def forked(
-    arguments: Sequence[str], *, environment: Mapping[str, str], log: Path
-) -> Iterator[multiprocessing.process.BaseProcess]:
+def forked(arguments: Sequence[str], *, environment: Mapping[str, str], log: Path) -> Iterator[BaseProcess]:
     """``python -m kaito_operator ARGUMENTS``; ended by SIGKILL, if not before."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
-    process = context.Process(target=_run, args=(list(arguments), dict(environment), str(log)), daemon=True)
+    process = processes().Process(target=_run, args=(list(arguments), dict(environment), str(log)), daemon=True)
     process.start()
     try:
         yield process

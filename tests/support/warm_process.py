@@ -3,28 +3,21 @@
 A start of torch takes seconds, and dozens of processes are killed or stopped here.
 """
 
-import multiprocessing
 import os
 import sys
 from collections.abc import Callable
-from functools import cache
-from multiprocessing.context import ForkServerContext, ForkServerProcess
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
+
+from tests.support.fork_server import processes
 
 GIVEN = {"pretrained_model_name_or_path": "model", "config": "config.yaml", "data": "data", "results": "results"}
 """Options of the trainer, and what they are called in the place of a test."""
 
 
-@cache
-def _processes() -> ForkServerContext:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tuning_runner.train", "tests.support.tiny_model"])
-    return context
-
-
 def started(what: Callable[..., object], *arguments: object) -> ForkServerProcess:
     """A process that runs it, and ends with the exit code that it gives to ``sys.exit``."""
-    process = _processes().Process(target=what, args=arguments)
+    process = processes().Process(target=what, args=arguments)
     process.start()
     return process
 
