@@ -1,7 +1,8 @@
 """The only writer to Kubernetes: carries out one plan, in the one order that is safe to cut anywhere.
 
-Finalizer on → apply → evict → cloud → delete → status → events → finalizer off. Every answer goes into the mirror:
-the next pass sees our own writes. Before what costs money or cannot be undone there is a second look, live.
+Finalizer on → apply → evict → cloud → delete → status → events → nodes released → finalizer off. Every answer goes
+into the mirror: the next pass sees our own writes. Before what costs money or cannot be undone there is a second look,
+live.
 """
 
 import asyncio
@@ -10,35 +11,31 @@ from collections.abc import Awaitable, Iterable
 from typing import Protocol
 
 from kaito_operator.api.kinds import BY_NAME
-from kaito_operator.api.labels import TERMINATION_FINALIZER, WORKSPACE_FINALIZER
 from kaito_operator.clock import Clock
 from kaito_operator.eviction import evict
+from kaito_operator.finalizers import bears_ours, mark, release, unmark
 from kaito_operator.kube.client import Kube
 from kaito_operator.kube.errors import Conflict, Invalid, KubeError, NotFound
 from kaito_operator.kube.events import as_manifest
 from kaito_operator.mirror import Mirror
 from kaito_operator.plan import (
     Apply,
+    CloudStep,
     CreateInCloud,
     Delete,
     DeleteInCloud,
     Event,
     Finalizer,
-    Manifest,
+    LookInCloud,
     Plan,
     Ref,
     Refusal,
     Report,
 )
-from kaito_operator.second_look import Stale, forget, live_subject, look, must_be_absent, must_be_the_planned, must_hold
+from kaito_operator.second_look import Stale, forget, live_subject, look, must_be_absent, must_hold
 
 log = logging.getLogger(__name__)
 
-FINALIZERS = {
-    "Workspace": WORKSPACE_FINALIZER,
-    "Machine": TERMINATION_FINALIZER,
-    "NodeClaim": TERMINATION_FINALIZER,
-}
 AT_ONCE = 8
 """Applies and deletions of one plan that are under way together."""
 
@@ -55,8 +52,14 @@ class CloudDoor(Protocol):
     async def delete(self, step: DeleteInCloud) -> None:
         """Asks for the deletion of what bears all ownership tags; absence is remembered."""
 
+    async def look(self, step: LookInCloud) -> None:
+        """Asks what is there under the name; what is found, or that nothing is, is remembered."""
+
     async def gone(self, name: str) -> bool:
         """Whether the cloud answers that there is no such thing."""
+
+    async def there(self, name: str) -> bool:
+        """Whether the cloud shows it, with the machine that it had and nothing under way that takes that away."""
 
 
 async def carry_out(todo: Plan, *, kube: Kube, mirror: Mirror, cloud: CloudDoor | None, clock: Clock) -> None:
@@ -66,14 +69,20 @@ async def carry_out(todo: Plan, *, kube: Kube, mirror: Mirror, cloud: CloudDoor 
     await _together(evict(pod, kube=kube) for pod in todo.evict)
     for step in todo.cloud:
         kube.fence()  # the cloud does not ask whether we lead
-        await _in_cloud(step, cloud)
+        await in_cloud(step, cloud)
+    for name in todo.there_in_cloud:
+        if cloud is None or not await cloud.there(name):
+            raise Stale(f"{name} is not in the cloud as it was")
     await _together(_delete(step, kube=kube, mirror=mirror) for step in todo.delete)
     for report in todo.report:
         await _report(report, kube=kube, mirror=mirror)
     for event in todo.events:
         await _record(event, kube=kube, clock=clock)
+    if todo.release or todo.finalizer is Finalizer.DROP:
+        await _nothing_is_left(todo, kube=kube, mirror=mirror, cloud=cloud)
+    await _together(release(step, kube=kube, mirror=mirror) for step in todo.release)
     if todo.finalizer is Finalizer.DROP:
-        await _finalizer_off(todo, kube=kube, mirror=mirror, cloud=cloud)
+        await unmark(await live_subject(todo, kube=kube, mirror=mirror), kube=kube, mirror=mirror)
 
 
 def _needs_a_second_look(todo: Plan) -> bool:
@@ -84,57 +93,16 @@ async def _finalizer_on(todo: Plan, *, kube: Kube, mirror: Mirror) -> None:
     """Puts our finalizer on where asked; otherwise looks at the live parent if the rest of the plan needs that."""
     if todo.finalizer is not Finalizer.ADD and not _needs_a_second_look(todo):
         return
-    live = await (_marked if todo.finalizer is Finalizer.ADD else live_subject)(todo, kube=kube, mirror=mirror)
+    live = await (mark if todo.finalizer is Finalizer.ADD else live_subject)(todo, kube=kube, mirror=mirror)
     buys = any(isinstance(step, CreateInCloud) for step in todo.cloud) or any(a.buys for a in todo.apply)
-    if buys and _ours(todo) not in _finalizers(live):
+    if buys and not bears_ours(live):
         raise Stale(f"{todo.subject.ref} does not bear our finalizer")
     if buys and todo.holding is not None and todo.finalizer is not Finalizer.ADD:
         await must_hold(todo.holding, kube=kube, mirror=mirror)
 
 
-async def _marked(todo: Plan, *, kube: Kube, mirror: Mirror) -> Manifest:
-    """The parent with our finalizer on. The write holds only for the version that was seen, so its answer is the
-    second look as well. Raises Stale if somebody was there in between."""
-    ref = todo.subject.ref
-    seen = mirror.get(BY_NAME[ref.api_version, ref.kind], ref.name, ref.namespace)
-    if seen is None:
-        seen = await live_subject(todo, kube=kube, mirror=mirror)
-    if _ours(todo) in _finalizers(seen):
-        return await live_subject(todo, kube=kube, mirror=mirror)
-    try:
-        written = await _with_finalizers(seen, [*_finalizers(seen), _ours(todo)], kube=kube, mirror=mirror)
-    except Stale:
-        await look(ref, kube=kube, mirror=mirror)
-        raise
-    must_be_the_planned(todo, written)
-    return written
-
-
-async def _with_finalizers(live: Manifest, wanted: list[str], *, kube: Kube, mirror: Mirror) -> Manifest:
-    """Writes the finalizer list, provided nobody wrote the object since ``live``; other people's stay."""
-    ref = Ref.of(live)
-    if wanted == _finalizers(live):
-        return live
-    operations = [
-        {"op": "test", "path": "/metadata/resourceVersion", "value": live["metadata"]["resourceVersion"]},
-        {"op": "add", "path": "/metadata/finalizers", "value": wanted},
-    ]
-    try:
-        written = await kube.patch_json(ref, operations)
-    except NotFound:
-        forget(ref, mirror)
-        raise Stale(f"{ref} is gone") from None
-    except (Conflict, Invalid) as changed:
-        raise Stale(f"{ref} changed under the finalizer: {changed.message}") from changed
-    if not wanted and "deletionTimestamp" in written["metadata"]:
-        mirror.remove(written)  # the last finalizer of a deleted object: it is gone with this answer
-    else:
-        mirror.put(written)
-    return written
-
-
-async def _finalizer_off(todo: Plan, *, kube: Kube, mirror: Mirror, cloud: CloudDoor | None) -> None:
-    """Drops our finalizer, once cloud and cluster say live that nothing is left."""
+async def _nothing_is_left(todo: Plan, *, kube: Kube, mirror: Mirror, cloud: CloudDoor | None) -> None:
+    """What cloud and cluster say, live. Raises Stale if there is still something that a finalizer is to keep."""
     for name in todo.gone_in_cloud:
         if cloud is None or not await cloud.gone(name):
             raise Stale(f"{name} is still in the cloud")
@@ -147,8 +115,6 @@ async def _finalizer_off(todo: Plan, *, kube: Kube, mirror: Mirror, cloud: Cloud
             mirror.put(seen)
         if left.items:
             raise Stale(f"{len(left.items)} {BY_NAME[selection.api_version, selection.kind].plural} are still there")
-    live = await live_subject(todo, kube=kube, mirror=mirror)
-    await _with_finalizers(live, [f for f in _finalizers(live) if f != _ours(todo)], kube=kube, mirror=mirror)
 
 
 async def _apply(step: Apply, *, kube: Kube, mirror: Mirror) -> None:
@@ -187,13 +153,16 @@ async def _delete(step: Delete, *, kube: Kube, mirror: Mirror) -> None:
         mirror.put(left)
 
 
-async def _in_cloud(step: CreateInCloud | DeleteInCloud, cloud: CloudDoor | None) -> None:
+async def in_cloud(step: CloudStep, cloud: CloudDoor | None) -> None:
+    """One step of a plan, through the door."""
     if cloud is None:
         raise TypeError("a plan with cloud steps needs a cloud")
     if isinstance(step, CreateInCloud):
         await cloud.create(step)
-    else:
+    elif isinstance(step, DeleteInCloud):
         await cloud.delete(step)
+    else:
+        await cloud.look(step)
 
 
 async def _report(report: Report, *, kube: Kube, mirror: Mirror) -> None:
@@ -232,14 +201,6 @@ async def _record(event: Event, *, kube: Kube, clock: Clock) -> None:
 def _is_about_uid(refused: Conflict | Invalid) -> bool:
     """409 "uid mismatch" if nothing has the name, 422 on metadata.uid if another object has (seen on 1.37)."""
     return "uid mismatch" in refused.message or "metadata.uid" in refused.message
-
-
-def _finalizers(manifest: Manifest) -> list[str]:
-    return list(manifest["metadata"].get("finalizers") or [])
-
-
-def _ours(todo: Plan) -> str:
-    return FINALIZERS[todo.subject.ref.kind]
 
 
 async def _together(steps: Iterable[Awaitable[None]]) -> None:

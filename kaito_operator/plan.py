@@ -2,7 +2,7 @@
 
 A plan is a value. It is made by a pure function of what was seen, compared in tests, logged in one
 line, and carried out by ``carry_out`` in a fixed order: finalizer on → apply → evict → cloud → delete →
-status → events → finalizer off. Any prefix of that order is a safe place to crash.
+status → events → nodes released → finalizer off. Any prefix of that order is a safe place to crash.
 """
 
 from collections.abc import Mapping
@@ -90,6 +90,14 @@ class Delete:
 
 
 @dataclass(frozen=True, slots=True)
+class Release:
+    """Drop our finalizer from the object of this name and uid, which somebody deletes: nothing behind it is left."""
+
+    ref: Ref
+    uid: str
+
+
+@dataclass(frozen=True, slots=True)
 class Evict:
     """Asks for the eviction of the pod of this name and uid; a disruption budget may refuse it.
 
@@ -120,6 +128,17 @@ class DeleteInCloud:
     name: str
     owner: Mapping[str, str]
     etag: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LookInCloud:
+    """Have the cloud say what it holds under ``name``; nothing is written."""
+
+    name: str
+
+
+CloudStep = CreateInCloud | DeleteInCloud | LookInCloud
+_VERBS = {CreateInCloud: "create", DeleteInCloud: "delete", LookInCloud: "look for"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,12 +190,16 @@ class Plan:
     apply: tuple[Apply, ...] = ()
     evict: tuple[Evict, ...] = ()
     """Pods that are to leave; asking again is no news, so this alone does not make a plan one that writes."""
-    cloud: tuple[CreateInCloud | DeleteInCloud, ...] = ()
+    cloud: tuple[CloudStep, ...] = ()
     delete: tuple[Delete, ...] = ()
+    release: tuple[Release, ...] = ()
+    """Objects other than the parent that bear our finalizer, and may go."""
     report: tuple[Report, ...] = ()
     events: tuple[Event, ...] = ()
     gone_in_cloud: tuple[str, ...] = ()
-    """Names that the cloud must answer 404 for, live, before the finalizer is dropped."""
+    """Names that the cloud must answer 404 for, live, before any finalizer is dropped."""
+    there_in_cloud: tuple[str, ...] = ()
+    """Names that the cloud must show, live and with the machine that they had, before anything is deleted."""
     gone_in_cluster: tuple[Selection, ...] = ()
     """Selections that a live LIST must find empty before the finalizer is dropped."""
     look_again: float | None = None
@@ -186,7 +209,13 @@ class Plan:
     def writes(self) -> bool:
         """Whether carrying this out changes anything."""
         return bool(
-            self.finalizer != Finalizer.KEEP or self.apply or self.cloud or self.delete or self.report or self.events
+            self.finalizer != Finalizer.KEEP
+            or self.apply
+            or self.cloud
+            or self.delete
+            or self.release
+            or self.report
+            or self.events
         )
 
     def summary(self) -> str:
@@ -195,8 +224,9 @@ class Plan:
             *([f"finalizer {self.finalizer}"] if self.finalizer != Finalizer.KEEP else []),
             *(f"apply {Ref.of(a.manifest)}" for a in self.apply),
             *(f"evict {e.ref}" for e in self.evict),
-            *(f"{'create' if isinstance(c, CreateInCloud) else 'delete'} {c.name} in cloud" for c in self.cloud),
+            *(f"{_VERBS[type(c)]} {c.name} in cloud" for c in self.cloud),
             *(f"delete {d.ref}" for d in self.delete),
+            *(f"release {r.ref}" for r in self.release),
             *(f"status {r.ref}" for r in self.report),
             *(f"event {e.reason}" for e in self.events),
         ]

@@ -14,6 +14,9 @@ from kaito_operator.gpu_provisioner.errors import Refusal
 STUCK = ("Failed", "Canceled")
 """States in which the cloud has given up. The pool still counts, and may hold a machine that is paid for."""
 
+SETTLED = ("Creating", "Succeeded", *STUCK)
+"""States in which the cloud takes no machine away by itself, as it does to upgrade one."""
+
 
 @dataclass(frozen=True, slots=True)
 class AgentPool:
@@ -36,6 +39,11 @@ class AgentPool:
     """When we asked for it; None if it does not say."""
     problem: Refusal | None = None
     """What the cloud says of a failed state."""
+
+    @property
+    def was_taken_back(self) -> bool:
+        """Whether it is one of a spot machine that the cloud has evicted."""
+        return self.spot and self.count == 0 and self.state == "Succeeded"
 
     def bears(self, tags: Mapping[str, str]) -> bool:
         """Whether it carries all of these; nothing bears no tags."""

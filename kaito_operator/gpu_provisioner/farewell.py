@@ -7,10 +7,10 @@ from kaito_operator.api.conditions import moment
 from kaito_operator.gpu_provisioner.agent_pool import owner_tags
 from kaito_operator.gpu_provisioner.drain import drained
 from kaito_operator.gpu_provisioner.limits import Limits
-from kaito_operator.gpu_provisioner.nodes import cordoning
+from kaito_operator.gpu_provisioner.nodes import cordoning, deleting, is_held_by_others, is_leaving, releasing
 from kaito_operator.gpu_provisioner.observe import Observed, last_seen, to_empty
 from kaito_operator.gpu_provisioner.status import READY, leaving, report
-from kaito_operator.plan import Delete, DeleteInCloud, Event, Finalizer, Plan, Ref
+from kaito_operator.plan import DeleteInCloud, Event, Finalizer, Plan
 
 FOLLOWED_SECONDS = 30.0
 """What is asked of the cloud anyway is looked at when it changes; this is for an answer that never comes."""
@@ -24,7 +24,8 @@ LONG_DRAIN = timedelta(minutes=2)
 def farewell(seen: Observed, now: datetime, *, cluster: str, limits: Limits) -> Plan:
     """The pool goes by name, also when it was never seen, nor a node of it.
 
-    The finalizer is dropped when the cloud has answered 404, and does so again ``limits.gone`` later.
+    The finalizers, of the node and of the Machine, are dropped when the cloud has answered 404, and does so again
+    ``limits.gone`` later.
     """
     if not seen.has_finalizer:
         return Plan(seen.subject)
@@ -40,10 +41,11 @@ def farewell(seen: Observed, now: datetime, *, cluster: str, limits: Limits) -> 
         step = DeleteInCloud(name, owner_tags(seen.machine, cluster=cluster))
         return _told(seen, now, "deleting the agent pool", cloud=(step,))
     left = limits.gone - (now - known.absent_since).total_seconds()
-    nodes = tuple(Delete(Ref.of(node), node["metadata"]["uid"]) for node in seen.nodes)
-    if left > 0 or nodes:
-        return Plan(seen.subject, delete=nodes, look_again=max(left, 0.0) + 0.1)
-    return Plan(seen.subject, finalizer=Finalizer.DROP, gone_in_cloud=(name,))
+    if left > 0 or not all(map(is_leaving, seen.nodes)):
+        return Plan(seen.subject, delete=deleting(seen.nodes), look_again=max(left, 0.0) + 0.1)
+    last = Finalizer.KEEP if any(map(is_held_by_others, seen.nodes)) else Finalizer.DROP
+    free = releasing(seen.nodes)
+    return Plan(seen.subject, release=free, finalizer=last, gone_in_cloud=(name,))
 
 
 def _emptied(seen: Observed, now: datetime, *, limits: Limits) -> Plan | None:

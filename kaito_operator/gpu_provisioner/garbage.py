@@ -11,13 +11,24 @@ from datetime import datetime, timedelta
 
 from kaito_operator.api.kinds import MACHINE, NODE, NODECLAIM, Kind
 from kaito_operator.clock import Clock, system_clock
+from kaito_operator.finalizers import release
 from kaito_operator.gpu_provisioner.cloud import AgentPool, Cloud, CloudError
-from kaito_operator.gpu_provisioner.orphans import OWNERSHIP, Sightings, left_nodes, left_pools, why_not
+from kaito_operator.gpu_provisioner.orphans import (
+    OWNERSHIP,
+    Left,
+    Sightings,
+    held_nodes,
+    left_nodes,
+    left_pools,
+    pool_of,
+    why_not,
+)
 from kaito_operator.gpu_provisioner.pools import Pools
 from kaito_operator.kube.client import Kube
 from kaito_operator.kube.errors import KubeError, NotFound
 from kaito_operator.mirror import Mirror
-from kaito_operator.plan import DeleteInCloud, Manifest, Ref
+from kaito_operator.plan import DeleteInCloud, Manifest, Ref, Release
+from kaito_operator.second_look import Stale
 
 log = logging.getLogger(__name__)
 
@@ -56,32 +67,45 @@ class Garbage:
     async def sweep(self, kube: Kube, mirror: Mirror) -> None:
         """One sweep. Raises CloudError and KubeError: on what cannot be seen, nothing is collected."""
         pools = await self._cloud.list()
-        left, nodes = self._left(pools, mirror.all(self._kind), mirror.all(NODE))
-        if left or nodes:  # by the mirror; now by the cluster itself
+        left = self._left(pools, mirror.all(self._kind), mirror.all(NODE))
+        if left != Left():  # by the mirror; now by the cluster itself
             machines = await _machines(kube, self._kind)
-            left, nodes = self._left(pools, machines, (await kube.list(NODE)).items)
-        self._sightings = self._sightings.again([_id(pool) for pool in left] + [n["metadata"]["uid"] for n in nodes])
-        for pool in left:
+            left = self._left(pools, machines, (await kube.list(NODE)).items)
+        found = [*map(_id, left.pools), *(node["metadata"]["uid"] for node in left.nodes)]
+        self._sightings = self._sightings.again(found)
+        for pool in left.pools:
             if self._may(_id(pool), f"agent pool {pool.name}"):
                 kube.fence()
                 owner = {tag: pool.tags[tag] for tag in OWNERSHIP}
                 await self._pools.delete(DeleteInCloud(pool.name, owner, etag=pool.etag))
-        for node in nodes:
+        for node in left.nodes:
             if self._may(node["metadata"]["uid"], f"node {node['metadata']['name']}"):
                 await _delete(kube, node)
+        for node in left.held:
+            await self._let_go(node, kube=kube, mirror=mirror)
 
-    def _left(
-        self, pools: list[AgentPool], machines: Iterable[Manifest], nodes: list[Manifest]
-    ) -> tuple[list[AgentPool], list[Manifest]]:
-        """Pools and Nodes without a Machine; none while the cluster does not look well."""
+    async def _let_go(self, node: Manifest, *, kube: Kube, mirror: Mirror) -> None:
+        """Drops the finalizer, unless the cloud, asked by name, still has the pool: a LIST may lag behind."""
+        if await self._cloud.get(pool_of(node)) is not None:
+            return
+        log.warning("node %s waits for a Machine that is gone, and so is its pool: it may go", node["metadata"]["name"])
+        try:
+            await release(Release(Ref.of(node), node["metadata"]["uid"]), kube=kube, mirror=mirror)
+        except Stale as stale:
+            log.info("%s; again with the next sweep", stale)
+
+    def _left(self, pools: list[AgentPool], machines: Iterable[Manifest], nodes: list[Manifest]) -> Left:
+        """Pools and Nodes without a Machine, none while the cluster does not look well; and Nodes that wait for us."""
         uids = {machine["metadata"]["uid"] for machine in machines}
         now, grace = self._clock(), self._grace_seconds
         left = left_pools(pools, uids, cluster=self._cluster, now=now, grace_seconds=grace)
-        lost = left_nodes(nodes, uids, {pool.name for pool in pools}, now=now, grace_seconds=grace)
+        names = {pool.name for pool in pools}
+        lost = left_nodes(nodes, uids, names, now=now, grace_seconds=grace)
+        held = held_nodes(nodes, uids, names)
         if (left or lost) and (unwell := why_not(pools, nodes)):
             log.warning("garbage collection: %s, so nothing is collected", unwell)
-            return [], []
-        return left, lost
+            return Left(held=tuple(held))
+        return Left(tuple(left), tuple(lost), tuple(held))
 
     def _may(self, uid: str, what: str) -> bool:
         """Whether it was seen often enough, and few enough others were collected within the hour (M9)."""

@@ -1,8 +1,10 @@
-"""The node of a Machine: what makes it ours, and what still keeps it from being initialized."""
+"""The node of a Machine: what makes it ours, what holds it, and what still keeps it from being initialized."""
+
+from collections.abc import Iterable
 
 from kaito_operator.api import labels
 from kaito_operator.api.conditions import by_type
-from kaito_operator.plan import Apply, Manifest, Subject
+from kaito_operator.plan import Apply, Delete, Manifest, Ref, Release, Subject
 
 EPHEMERAL_TAINTS = (
     "node.kubernetes.io/not-ready",
@@ -38,6 +40,31 @@ def is_claimed(node: Manifest, by: Subject) -> bool:
     return any(owner["uid"] == by.uid for owner in node["metadata"].get("ownerReferences") or ())
 
 
+def is_leaving(node: Manifest) -> bool:
+    """Whether somebody has deleted it."""
+    return "deletionTimestamp" in node["metadata"]
+
+
+def is_held(node: Manifest) -> bool:
+    """Whether it bears the finalizer, so that it stays until its machine is gone."""
+    return labels.TERMINATION_FINALIZER in (node["metadata"].get("finalizers") or ())
+
+
+def is_held_by_others(node: Manifest) -> bool:
+    """Whether it stays although we let go of it."""
+    return any(each != labels.TERMINATION_FINALIZER for each in node["metadata"].get("finalizers") or ())
+
+
+def releasing(nodes: Iterable[Manifest]) -> tuple[Release, ...]:
+    """Lets go of those that are deleted and wait for us alone, or for us too."""
+    return tuple(Release(Ref.of(n), n["metadata"]["uid"]) for n in nodes if is_leaving(n) and is_held(n))
+
+
+def deleting(nodes: Iterable[Manifest]) -> tuple[Delete, ...]:
+    """Deletes those that nobody has deleted yet."""
+    return tuple(Delete(Ref.of(node), node["metadata"]["uid"]) for node in nodes if not is_leaving(node))
+
+
 def cordoning(node: Manifest, subject: Subject) -> tuple[Apply, ...]:
     """Nothing new is scheduled on it, and load balancers leave it; nothing if that is so already.
 
@@ -53,10 +80,11 @@ def cordoning(node: Manifest, subject: Subject) -> tuple[Apply, ...]:
 
 
 def claiming(node: Manifest, subject: Subject, *, initialized: bool) -> tuple[Apply, ...]:
-    """Karpenter's labels and an owner reference, so that people see whose node it is; nothing if they are there."""
+    """Karpenter's labels, an owner reference, so that people see whose node it is, and its finalizer, so that whoever
+    deletes the node deletes the machine; nothing if they are there."""
     claim = _claim(node, subject, initialized=initialized)
     wanted, own = claim["metadata"]["labels"], node["metadata"].get("labels") or {}
-    if wanted.items() <= own.items() and is_claimed(node, subject):
+    if wanted.items() <= own.items() and is_claimed(node, subject) and (is_held(node) or is_leaving(node)):
         return ()
     return (Apply(claim, uid=node["metadata"]["uid"]),)
 
@@ -70,8 +98,14 @@ def _claim(node: Manifest, subject: Subject, *, initialized: bool) -> Manifest:
         "blockOwnerDeletion": True,
     }
     wanted = {labels.REGISTERED: "true", **({labels.INITIALIZED: "true"} if initialized else {})}
+    held = is_held(node) or not is_leaving(node)  # what is being deleted takes no new finalizer
     return {
         "apiVersion": "v1",
         "kind": "Node",
-        "metadata": {"name": node["metadata"]["name"], "labels": wanted, "ownerReferences": [owner]},
+        "metadata": {
+            "name": node["metadata"]["name"],
+            "labels": wanted,
+            "ownerReferences": [owner],
+            **({"finalizers": [labels.TERMINATION_FINALIZER]} if held else {}),
+        },
     }

@@ -10,7 +10,7 @@ from kaito_operator.api.kinds import MACHINE, NODE, POD, VOLUME_ATTACHMENT, Kind
 from kaito_operator.api.nodeclaim import KAITO_NODE_CLASS
 from kaito_operator.fleet import Fleet, fleet, is_ready
 from kaito_operator.gpu_provisioner.known import Known
-from kaito_operator.gpu_provisioner.nodes import is_claimed
+from kaito_operator.gpu_provisioner.nodes import is_claimed, is_held, is_leaving
 from kaito_operator.mirror import Mirror
 from kaito_operator.plan import Key, Manifest, Ref, Selection, Subject
 
@@ -43,7 +43,20 @@ class Observed:
     @property
     def node(self) -> Manifest | None:
         """The one node; None while there is none, or more than one."""
-        return self.nodes[0] if len(self.nodes) == 1 else None
+        nodes = [node for node in self.nodes if node not in self.swapped]
+        return nodes[0] if len(nodes) == 1 else None
+
+    @property
+    def swapped(self) -> tuple[Manifest, ...]:
+        """Nodes in whose place the pool has another, as after an upgrade by AKS: deleted, and not Ready any more."""
+        dark = tuple(node for node in self.nodes if is_leaving(node) and not is_ready(node))
+        return () if len(dark) == len(self.nodes) else dark
+
+    @property
+    def given_up(self) -> Manifest | None:
+        """The node of ours that somebody has deleted, and that the finalizer keeps."""
+        ours = (node for node in self.nodes if is_claimed(node, self.subject) and node not in self.swapped)
+        return next((node for node in ours if is_leaving(node) and is_held(node)), None)
 
 
 def last_seen(seen: Observed, what: str) -> str:

@@ -14,6 +14,7 @@ from kaito_operator.api.conditions import moment
 from kaito_operator.fleet import is_ready
 from kaito_operator.gpu_provisioner.agent_pool import CLUSTER_TAG, MACHINE_TAG, WORKSPACE_TAG
 from kaito_operator.gpu_provisioner.cloud import AgentPool
+from kaito_operator.gpu_provisioner.nodes import is_held, is_leaving
 from kaito_operator.plan import Manifest
 
 OWNERSHIP = (CLUSTER_TAG, WORKSPACE_TAG, MACHINE_TAG)
@@ -60,11 +61,32 @@ def left_nodes(
         if (owners := claimed_by(node))
         and not owners & uids
         and not is_ready(node)
-        and (node["metadata"].get("labels") or {}).get(labels.AGENT_POOL) not in pools
+        and pool_of(node) not in pools
         and "creationTimestamp" in node["metadata"]
-        and "deletionTimestamp" not in node["metadata"]
+        and not is_leaving(node)
         and (now - moment(node["metadata"]["creationTimestamp"])).total_seconds() >= grace_seconds
     ]
+
+
+def held_nodes(nodes: Iterable[Manifest], uids: AbstractSet[str], pools: AbstractSet[str]) -> list[Manifest]:
+    """Nodes that somebody has deleted and that our finalizer keeps, though Machine and pool are gone.
+
+    To let go of one is no collection: no doubt about the cluster's health keeps it.
+    """
+    return [
+        node
+        for node in nodes
+        if is_leaving(node)
+        and is_held(node)
+        and (owners := claimed_by(node))
+        and not owners & uids
+        and pool_of(node) not in pools
+    ]
+
+
+def pool_of(node: Manifest) -> str:
+    """The name of the agent pool that it is a machine of; empty if it is of none."""
+    return str((node["metadata"].get("labels") or {}).get(labels.AGENT_POOL, ""))
 
 
 def claimed_by(node: Manifest) -> set[str]:
@@ -74,6 +96,16 @@ def claimed_by(node: Manifest) -> set[str]:
         return set()
     owners = meta.get("ownerReferences") or ()
     return {owner["uid"] for owner in owners if owner["kind"] in ("Machine", "NodeClaim")}
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """What one sweep finds."""
+
+    pools: tuple[AgentPool, ...] = ()
+    nodes: tuple[Manifest, ...] = ()
+    held: tuple[Manifest, ...] = ()
+    """Nodes that wait for us to let go."""
 
 
 @dataclass(frozen=True, slots=True)

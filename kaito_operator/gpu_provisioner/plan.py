@@ -4,18 +4,35 @@ from datetime import datetime
 
 from kaito_operator.api import labels
 from kaito_operator.api.conditions import moment
+from kaito_operator.api.kinds import NODE
 from kaito_operator.fleet import is_ready, patience
 from kaito_operator.gpu_provisioner.agent_pool import NotMappable, agent_pool, capacity_type, instance_type, owner_tags
-from kaito_operator.gpu_provisioner.cloud import STUCK, AgentPool
+from kaito_operator.gpu_provisioner.cloud import SETTLED, STUCK, AgentPool
 from kaito_operator.gpu_provisioner.farewell import farewell
 from kaito_operator.gpu_provisioner.limits import Limits
-from kaito_operator.gpu_provisioner.nodes import claiming, is_claimed, not_initialized
+from kaito_operator.gpu_provisioner.nodes import claiming, deleting, is_claimed, is_leaving, not_initialized, releasing
 from kaito_operator.gpu_provisioner.observe import Observed, last_seen
 from kaito_operator.gpu_provisioner.status import events, report, standing, step_types
-from kaito_operator.plan import Apply, CreateInCloud, Delete, DeleteInCloud, Finalizer, Manifest, Plan, Ref
+from kaito_operator.plan import (
+    Apply,
+    CloudStep,
+    CreateInCloud,
+    Delete,
+    DeleteInCloud,
+    Event,
+    Finalizer,
+    Holding,
+    LookInCloud,
+    Manifest,
+    Plan,
+    Release,
+    Selection,
+)
 
 ASKED, LAUNCHED, REGISTERED, INITIALIZED = range(4)
 """How many of the steps are done; and the number of the next."""
+REMAINS_SECONDS = 10.0
+"""Between two looks at the node of a pool that is gone, until Kubernetes notices."""
 REPAIR_BLOCKED = 300.0
 """Seconds until the next look at a cluster that has lost many nodes (Karpenter's)."""
 
@@ -31,7 +48,10 @@ def plan(seen: Observed, now: datetime, *, cluster: str, limits: Limits) -> Plan
         return _launching(seen, now, cluster=cluster)
     if pool.state == "Deleting":
         return _going(seen, now)
-    hopeless = _hopeless(seen, pool, now, limits=limits) or _broken(seen, now, limits=limits)
+    hopeless = _hopeless(seen, pool, now, limits=limits)
+    if hopeless is None and seen.given_up is not None:
+        return _with_its_node(seen, seen.given_up, pool, now)
+    hopeless = hopeless or _broken(seen, now, limits=limits)
     if hopeless is not None:
         return _again(seen, now, DeleteInCloud(pool.name, owner, etag=pool.etag), hopeless)
     if seen.node is None:
@@ -44,27 +64,77 @@ def _launching(seen: Observed, now: datetime, *, cluster: str) -> Plan:
     """No pool of ours is known: ask for it, unless a no still holds."""
     if seen.pool.nothing and _is_true(seen, ASKED):
         return Plan(seen.subject)  # we have just started; the first LIST will say what became of it
-    if remains := _remains(seen):
-        return Plan(seen.subject, delete=remains)
+    if (remains := _remains(seen, now)) is not None:
+        return remains
     try:
         create = CreateInCloud(seen.subject.ref.name, agent_pool(seen.machine, cluster=cluster, now=now))
     except NotMappable as impossible:
         return _reported(seen, now, ASKED, "InvalidMachine", str(impossible))
     refused = seen.pool.create_refused
-    if refused is None:
-        return _reported(seen, now, ASKED, "Launching", "asking for the agent pool", cloud=(create,))
-    told = (refused.refusal.reason, refused.refusal.message)
-    if now < refused.until:
+    told = ("Launching", "asking for the agent pool")
+    if refused is not None:
+        told = (refused.refusal.reason, refused.refusal.message)
+    if refused is not None and now < refused.until:
         return _reported(seen, now, ASKED, *told, look_again=(refused.until - now).total_seconds())
-    return _reported(seen, now, ASKED, *told, cloud=(create,))
+    if _ours(seen):
+        return _looking(seen, now)
+    return _reported(seen, now, ASKED, *told, cloud=(create,), holding=_no_node_of_ours(seen))
 
 
-def _remains(seen: Observed) -> tuple[Delete, ...]:
-    """Our nodes of a pool that the cloud says is gone: another pool of the name must not be taken to have them."""
-    if seen.pool.absent_since is None:
-        return ()
-    ours = (node for node in seen.nodes if is_claimed(node, seen.subject) and not is_ready(node))
-    return tuple(Delete(Ref.of(n), n["metadata"]["uid"]) for n in ours if "deletionTimestamp" not in n["metadata"])
+def _looking(seen: Observed, now: datetime) -> Plan:
+    """There is a node of ours, so there was a pool: is it still there? The live look of a create would be too late."""
+    name = seen.subject.ref.name
+    if seen.pool.pool is None:
+        return Plan(seen.subject, cloud=(LookInCloud(name),))
+    told = f"agent pool {name} is another by now, and node {_ours(seen)[0]['metadata']['name']} of the first is left"
+    return _reported(seen, now, ASKED, "NameTaken", told)
+
+
+def _ours(seen: Observed) -> list[Manifest]:
+    return [node for node in seen.nodes if is_claimed(node, seen.subject)]
+
+
+def _no_node_of_ours(seen: Observed) -> Holding:
+    """What is asked live before a pool is asked for, for the same reason as ``_remains`` has."""
+    claimed = {labels.AGENT_POOL: seen.subject.ref.name, labels.REGISTERED: "true"}
+    return Holding(Selection(NODE.api_version, NODE.kind, claimed), frozenset())
+
+
+def _remains(seen: Observed, now: datetime) -> Plan | None:
+    """Our nodes of a pool that the cloud says is gone go before the next is asked for: its machine would have the same
+    name, and take a Node that is on its way out for its own."""
+    ours = _ours(seen)
+    if seen.pool.absent_since is None or not ours:
+        return None
+    dark = [node for node in ours if not is_ready(node)]
+    name = seen.subject.ref.name
+    steps, free = deleting(dark), releasing(dark)
+    if steps or free:
+        return Plan(seen.subject, delete=steps, release=free, gone_in_cloud=(name,) if free else ())
+    waits = f"its agent pool is gone; node {ours[0]['metadata']['name']} has to go before the next is asked for"
+    if _turned(seen, ASKED, done=False) is not None:
+        return Plan(seen.subject, look_again=REMAINS_SECONDS)  # it says why already
+    return _reported(seen, now, ASKED, "PoolDeleted", waits, look_again=REMAINS_SECONDS)
+
+
+def _with_its_node(seen: Observed, node: Manifest, pool: AgentPool, now: datetime) -> Plan:
+    """Somebody deletes the node, and so the Machine, as with Karpenter; if it was Azure, the cloud will say so."""
+    name = node["metadata"]["name"]
+    if pool.state not in SETTLED:
+        told = last_seen(seen, f"node {name} is being deleted, and agent pool {pool.state}")
+        return _reported(seen, now, LAUNCHED, "NodeDeleted", told)
+    refused = seen.pool.delete_refused
+    if refused is not None and now < refused.until:
+        left = (refused.until - now).total_seconds()
+        return _reported(seen, now, LAUNCHED, "NodeDeleted", refused.refusal.message, look_again=left)
+    ref, uid = seen.subject.ref, seen.subject.uid
+    told = f"node {name} is being deleted, and its Machine with it"
+    return Plan(
+        seen.subject,
+        there_in_cloud=(ref.name,),
+        delete=(Delete(ref, uid, gives_up=True),),
+        events=(Event(ref, uid, "Normal", "NodeDeleted", told),),
+    )
 
 
 def _going(seen: Observed, now: datetime) -> Plan:
@@ -87,13 +157,13 @@ def _hopeless(seen: Observed, pool: AgentPool, now: datetime, *, limits: Limits)
 
     One with a node is left alone: a change that failed, such as an upgrade, makes a pool Failed whose node works on.
     """
+    if pool.was_taken_back and all(map(is_leaving, seen.nodes)):
+        return "SpotEvicted", "Azure has taken the spot machine back; another is asked for"
     if seen.nodes:
         return None
     if pool.state in STUCK:
         problem = pool.problem
         return (problem.reason, problem.message) if problem else ("LaunchFailed", f"agent pool is {pool.state}")
-    if pool.spot and pool.count == 0 and pool.state == "Succeeded":
-        return "SpotEvicted", "Azure has taken the spot machine back; another is asked for"
     patience = _patience(seen, pool, now, limits=limits)
     if patience is None or patience > 0:
         return None
@@ -151,12 +221,13 @@ def _joined(seen: Observed, now: datetime, node: Manifest, *, patience: float | 
     """
     why = not_initialized(node, seen.machine)
     claim = claiming(node, seen.subject, initialized=why is None)
+    free = releasing(seen.swapped)
     if why is not None and patience is not None and patience <= 0:
         told = f"{seen.fleet.unready} of {seen.fleet.nodes} nodes are not Ready: none is replaced"
-        return _reported(seen, now, REGISTERED, "NodeRepairBlocked", told, apply=claim, look_again=REPAIR_BLOCKED)
+        why, patience = ("NodeRepairBlocked", told), REPAIR_BLOCKED
     if why is not None:
-        return _reported(seen, now, REGISTERED, *why, apply=claim, look_again=patience)
-    return _reported(seen, now, INITIALIZED, "", "", apply=claim)
+        return _reported(seen, now, REGISTERED, *why, apply=claim, release=free, look_again=patience)
+    return _reported(seen, now, INITIALIZED, "", "", apply=claim, release=free)
 
 
 def _reported(
@@ -167,7 +238,9 @@ def _reported(
     message: str,
     *,
     apply: tuple[Apply, ...] = (),
-    cloud: tuple[CreateInCloud | DeleteInCloud, ...] = (),
+    release: tuple[Release, ...] = (),
+    cloud: tuple[CloudStep, ...] = (),
+    holding: Holding | None = None,
     look_again: float | None = None,
 ) -> Plan:
     """The plan, with the status and the events that go with it."""
@@ -176,6 +249,8 @@ def _reported(
         seen.subject,
         apply=(*_typed(seen), *apply),
         cloud=cloud,
+        holding=holding,
+        release=release,
         report=report(seen, conditions, now=now),
         events=events(seen, conditions),
         look_again=look_again,

@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from kaito_operator.api.conditions import by_type
 from kaito_operator.api.kinds import MACHINE, Kind
 from kaito_operator.clock import Clock, system_clock
-from kaito_operator.gpu_provisioner.cloud import AgentPool, Cloud, CloudError
+from kaito_operator.gpu_provisioner.cloud import SETTLED, AgentPool, Cloud, CloudError
 from kaito_operator.gpu_provisioner.errors import LONGEST_WAIT, THROTTLED, Refusal
 from kaito_operator.gpu_provisioner.known import Known
 from kaito_operator.gpu_provisioner.looks import FEW, Looks
@@ -23,7 +23,7 @@ from kaito_operator.gpu_provisioner.offerings import Offering, Offerings
 from kaito_operator.gpu_provisioner.orphans import OWNERSHIP
 from kaito_operator.gpu_provisioner.status import READY, step_types
 from kaito_operator.mirror import Mirror
-from kaito_operator.plan import CreateInCloud, DeleteInCloud, Key, Manifest
+from kaito_operator.plan import CreateInCloud, DeleteInCloud, Key, LookInCloud, Manifest
 
 log = logging.getLogger(__name__)
 
@@ -89,6 +89,13 @@ class Pools:
         except CloudError as error:
             self._no_delete(step.name, error.refusal)
 
+    async def look(self, step: LookInCloud) -> None:
+        """What there is under the name, whoever it belongs to."""
+        try:
+            await self._look(step.name)
+        except CloudError as error:
+            self._no_create(step.name, error.refusal)
+
     async def _ask_away(self, live: AgentPool) -> None:
         """DELETE; where a creation in progress stands in its way, that is aborted, and the next try comes later."""
         try:
@@ -112,6 +119,15 @@ class Pools:
         except CloudError as error:
             self._no_delete(name, error.refusal)
             return False
+
+    async def there(self, name: str) -> bool:
+        """Whether there is such a pool, now, with the machine that it had. Not being able to tell is a no."""
+        try:
+            live = await self._look(name)
+        except CloudError as error:
+            self._no_delete(name, error.refusal)
+            return False
+        return live is not None and live.state in SETTLED and not live.was_taken_back
 
     async def _hopeless(self, step: CreateInCloud) -> Refusal | None:
         """What is known against the size, from another Machine's try or from Azure's own figures."""

@@ -1,14 +1,14 @@
 """Carrying out a plan on a real API server: the order, the second look, and what is never done on a stale view."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
 from kaito_operator.api.kinds import CONFIG_MAP, MACHINE, SERVICE, WORKSPACE
-from kaito_operator.api.labels import WORKSPACE_FINALIZER
+from kaito_operator.api.labels import TERMINATION_FINALIZER, WORKSPACE_FINALIZER
 from kaito_operator.carry_out import CloudDoor, carry_out
 from kaito_operator.kube.client import Kube
 from kaito_operator.kube.errors import Forbidden, Invalid, NotLeading
@@ -21,15 +21,18 @@ from kaito_operator.plan import (
     Event,
     Finalizer,
     Holding,
+    LookInCloud,
     Manifest,
     Plan,
     Ref,
+    Release,
     Report,
     Selection,
     Subject,
 )
 from kaito_operator.second_look import Stale
 from tests.support.control_plane import ApiServer, Json, Refused
+from tests.support.machines import a_machine
 from tests.support.tiny_controller import a_workspace, workspaces
 
 pytestmark = [pytest.mark.controlplane, pytest.mark.usefixtures("crds")]
@@ -53,6 +56,13 @@ class Cloud:
     async def gone(self, name: str) -> bool:
         self.asked.append(f"gone {name}")
         return name not in self.holds
+
+    async def there(self, name: str) -> bool:
+        self.asked.append(f"there {name}")
+        return name in self.holds
+
+    async def look(self, step: LookInCloud) -> None:
+        self.asked.append(f"look {step.name}")
 
 
 @dataclass(frozen=True)
@@ -458,3 +468,46 @@ async def test_a_user_without_rights_is_told_so(scene: Scene) -> None:
     with pytest.raises(Forbidden, match="stranger"):
         await scene.carry_out(Plan(scene.subject(), apply=(Apply(scene.config_map(), uid="u"),)), kube=stranger)
     await stranger.close()
+
+
+@pytest.mark.money
+async def test_a_node_is_let_go_when_the_cloud_says_that_nothing_is_left_and_not_before(scene: Scene) -> None:
+    name = f"n-{scene.namespace}"
+    path = f"/api/v1/nodes/{name}"
+    finalizers = [TERMINATION_FINALIZER, OTHERS]
+    made = scene.server.ask("POST", "/api/v1/nodes", {"metadata": {"name": name, "finalizers": finalizers}})
+    release = (Release(Ref("v1", "Node", name), made["metadata"]["uid"]),)
+    todo = Plan(scene.subject(), release=release, gone_in_cloud=("ws1",))
+    with pytest.raises(Stale, match="not the object that was seen to go"):
+        await scene.carry_out(todo)  # nobody deletes it
+
+    scene.server.ask("DELETE", path)
+    scene.cloud.holds.add("ws1")
+    with pytest.raises(Stale, match="still in the cloud"):
+        await scene.carry_out(todo)
+    assert scene.server.ask("GET", path)["metadata"]["finalizers"] == finalizers
+
+    scene.cloud.holds.clear()
+    with pytest.raises(Stale, match="not the object that was seen to go"):
+        await scene.carry_out(replace(todo, release=(replace(release[0], uid="another"),)))
+    assert scene.server.ask("GET", path)["metadata"]["finalizers"] == finalizers
+    await scene.carry_out(todo)
+    assert scene.server.ask("GET", path)["metadata"]["finalizers"] == [OTHERS]
+    scene.server.merge(path, {"metadata": {"finalizers": []}})
+    await scene.carry_out(todo)  # it is gone, and that is well
+
+
+@pytest.mark.money
+async def test_what_the_cloud_must_still_have_is_asked_for_before_anything_is_deleted(scene: Scene) -> None:
+    machine = a_machine(name=f"m{scene.namespace.rpartition('-')[2]}")
+    meta = {"name": machine["metadata"]["name"]}
+    live = scene.server.ask("POST", "/apis/karpenter.sh/v1alpha5/machines", {**machine, "metadata": meta})
+    delete = Delete(Ref.of(live), live["metadata"]["uid"], gives_up=True)
+    todo = Plan(scene.subject(), there_in_cloud=("ws1",), delete=(delete,))
+    path = f"/apis/karpenter.sh/v1alpha5/machines/{meta['name']}"
+    with pytest.raises(Stale, match="not in the cloud as it was"):
+        await scene.carry_out(todo)
+    assert scene.server.get(path) is not None
+    scene.cloud.holds.add("ws1")
+    await scene.carry_out(todo)
+    assert scene.server.get(path) is None

@@ -24,9 +24,15 @@ class JoinsAsNode:
             raise LocalClusterError(str(no)) from no
 
     async def stop(self, name: str) -> None:
-        """The Node goes with its machine."""
-        if await asyncio.to_thread(self.server.get, f"{NODES}/{name}"):
-            await asyncio.to_thread(self.server.ask, "DELETE", f"{NODES}/{name}")
+        """The Node goes with its machine: it is not Ready any more, and then it is deleted."""
+        await asyncio.to_thread(self._lose, name)
+
+    def _lose(self, name: str) -> None:
+        path = f"{NODES}/{name}"
+        if self.server.get(path) is not None:
+            silent = {"type": "Ready", "status": "Unknown", "reason": "NodeStatusUnknown", "message": ""}
+            self.server.merge(f"{path}/status", {"status": {"conditions": [silent]}})
+            self.server.ask("DELETE", path)
 
     def _join(self, machine: VirtualMachine) -> None:
         meta = {"name": machine.name, "labels": dict(machine.labels)}

@@ -7,13 +7,14 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
 from kaito_operator.api.conditions import by_type
+from kaito_operator.carry_out import in_cloud
 from kaito_operator.gpu_provisioner.cloud import Cloud
 from kaito_operator.gpu_provisioner.limits import Limits
 from kaito_operator.gpu_provisioner.observe import observe
 from kaito_operator.gpu_provisioner.plan import plan
 from kaito_operator.gpu_provisioner.pools import Pools
 from kaito_operator.mirror import Mirror
-from kaito_operator.plan import CreateInCloud, Finalizer, Key
+from kaito_operator.plan import Finalizer, Key
 from tests.support.machines import a_machine, a_node
 
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
@@ -96,7 +97,7 @@ class Life:
         assert seen is not None
         todo = plan(seen, self.now, cluster="prod", limits=LIMITS)
         for step in todo.cloud:
-            await (self.pools.create(step) if isinstance(step, CreateInCloud) else self.pools.delete(step))
+            await in_cloud(step, self.pools)
         for applied in todo.apply:
             if applied.manifest["kind"] == "Machine":
                 self._label(applied.manifest["metadata"]["labels"])

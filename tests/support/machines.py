@@ -101,8 +101,10 @@ def a_node(
     owner: str = "",
     labels: dict[str, str] | None = None,
     gpus: int = 0,
+    held: bool | None = None,
+    deleting: bool = False,
 ) -> dict[str, Any]:
-    """A Node as AKS makes one for a pool."""
+    """A Node as AKS makes one for a pool. ``held``: by our finalizer; without a word it is if it has an owner."""
     name = f"aks-{pool}-12345678-vmss00000{number}"
     devices = {"nvidia.com/gpu": str(gpus)} if gpus else {}
     return {
@@ -114,6 +116,8 @@ def a_node(
             "resourceVersion": "1",
             "labels": {"kubernetes.azure.com/agentpool": pool, "agentpool": pool, **(labels or {})},
             **({"ownerReferences": [{"uid": owner}]} if owner else {}),
+            **({"finalizers": ["karpenter.sh/termination"]} if (bool(owner) if held is None else held) else {}),
+            **({"deletionTimestamp": "2026-01-02T11:00:00Z"} if deleting else {}),
         },
         "spec": {
             "providerID": f"azure:///subscriptions/s/resourceGroups/mc/providers/Microsoft.Compute"

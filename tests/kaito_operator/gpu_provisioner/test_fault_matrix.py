@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from kaito_operator.carry_out import in_cloud
 from kaito_operator.gpu_provisioner.cloud import AgentPool
 from kaito_operator.gpu_provisioner.errors import LONGEST_WAIT, Refusal, classified
 from kaito_operator.gpu_provisioner.observe import observe
@@ -15,7 +16,7 @@ from kaito_operator.gpu_provisioner.plan import plan
 from kaito_operator.gpu_provisioner.pools import Pools
 from kaito_operator.kube.errors import retry_after
 from kaito_operator.mirror import Mirror
-from kaito_operator.plan import CreateInCloud, Key, Manifest
+from kaito_operator.plan import Key, Manifest
 from tests.support.machine_life import LIMITS, NAME, NOON, OUTAGE, Life
 from tests.support.machines import a_machine
 from tests.support.record_only import RecordOnlyCloud
@@ -219,5 +220,5 @@ async def planned_and_asked_for(
     assert seen is not None
     todo = plan(seen, now, cluster="prod", limits=replace(LIMITS, registration=99_999.0))
     for step in todo.cloud:
-        await (pools.create(step) if isinstance(step, CreateInCloud) else pools.delete(step))
+        await in_cloud(step, pools)
     return {**machine, **({"status": todo.report[0].status} if todo.report else {})}

@@ -14,7 +14,7 @@ from kaito_operator.gpu_provisioner.agent_pool import owner_tags
 from kaito_operator.gpu_provisioner.cloud import AgentPool, CloudError
 from kaito_operator.gpu_provisioner.errors import classified
 from kaito_operator.gpu_provisioner.garbage import Garbage
-from kaito_operator.gpu_provisioner.orphans import left_nodes, left_pools, why_not
+from kaito_operator.gpu_provisioner.orphans import held_nodes, left_nodes, left_pools, why_not
 from kaito_operator.gpu_provisioner.pools import Pools
 from kaito_operator.kube.client import Kube
 from kaito_operator.mirror import Mirror
@@ -85,6 +85,22 @@ def test_any_doubt_keeps_a_node() -> None:
     unknown = a_left_node()
     del unknown["metadata"]["creationTimestamp"]
     assert not left_of(unknown)
+
+
+@pytest.mark.money
+def test_a_deleted_node_that_only_the_finalizer_keeps_for_a_machine_that_is_gone_is_let_go() -> None:
+    held = {"deletionTimestamp": "2026-01-02T11:59:00Z", "finalizers": ["karpenter.sh/termination"]}
+    node, alive, pool = a_left_node(**held), {"gone"}, {"ws0123456789"}
+    assert held_nodes([node], set(), set()) == [node]
+    assert held_nodes([node], alive, set()) == held_nodes([node], set(), pool) == []
+    assert not left_of(node)
+    others = (
+        a_left_node(finalizers=held["finalizers"]),
+        a_left_node(**held | {"finalizers": ["example.com/theirs"]}),
+        a_left_node(**held, ownerReferences=[{"kind": "Cluster", "uid": "gone"}]),
+        a_left_node(**held, labels={"kubernetes.azure.com/agentpool": "ws0123456789"}),
+    )
+    assert held_nodes(others, set(), set()) == []
 
 
 @pytest.mark.parametrize(("ready", "unready", "well"), [(11, 9, True), (6, 5, False), (0, 0, False), (0, 1, False)])
@@ -296,3 +312,38 @@ async def test_a_node_that_its_machine_left_behind_goes_unless_too_many_are_not_
     assert api_server.get(path) is None
     for name in ("well-1", "well-2"):
         api_server.ask("DELETE", f"/api/v1/nodes/{name}")
+
+
+@pytest.mark.controlplane
+@pytest.mark.money
+async def test_a_node_whose_machine_is_gone_waits_for_its_pool_and_for_nothing_else(
+    scene: Scene, api_server: ApiServer
+) -> None:
+    """Somebody forced the finalizer off a Machine, and deletes its node: the pool is collected, then the node goes."""
+    left_behind = a_left_node()
+    meta = {key: left_behind["metadata"][key] for key in ("name", "labels")}
+    owner = {"apiVersion": "karpenter.sh/v1alpha5", "kind": "Machine", "name": "ws0123456789", "uid": "gone"}
+    path = f"/api/v1/nodes/{meta['name']}"
+    held = {"ownerReferences": [owner], "finalizers": ["karpenter.sh/termination"]}
+    api_server.ask("POST", "/api/v1/nodes", {"metadata": {**meta, **held}})
+    ready = {"status": {"conditions": [{"type": "Ready", "status": "True"}]}}
+    api_server.merge(f"{path}/status", ready)
+    api_server.ask("DELETE", path)
+    for seen in (await scene.kube.list(NODE)).items:
+        scene.mirror.put(seen)
+    scene.leak("ws0123456789")
+    garbage = scene.sweeper()
+    assert await scene.swept(garbage, 2) == []
+    assert api_server.get(path) is not None
+    assert await scene.swept(garbage, 1) == ["ws0123456789"]
+
+    api_server.merge(f"{path}/status", {"status": {"conditions": [{"type": "Ready", "status": "Unknown"}]}})
+    for seen in (await scene.kube.list(NODE)).items:  # half of the nodes are not Ready: nothing is collected now
+        scene.mirror.put(seen)
+    scene.cloud.refuse["get"] = classified(503, None)
+    with pytest.raises(CloudError):
+        await scene.swept(garbage, 1)
+    assert api_server.get(path) is not None  # a LIST may lag behind, and the cloud cannot be asked by name
+    del scene.cloud.refuse["get"]
+    await scene.swept(garbage, 1)
+    assert api_server.get(path) is None

@@ -41,8 +41,11 @@ class Story:
     processes: Deaths
     name: str
 
-    def ask_for_it(self) -> None:
+    def ask_for_it(self, *, spot: bool = False) -> None:
         made = a_machine(name=self.name)
+        if spot:
+            asked = {"key": "karpenter.sh/capacity-type", "operator": "In", "values": ["spot"]}
+            made["spec"]["requirements"].append(asked)
         meta = {key: made["metadata"][key] for key in ("name", "labels", "annotations")}
         self.server.ask("POST", MACHINES, {**made, "metadata": meta})
 
@@ -65,6 +68,17 @@ class Story:
     def nodes(self) -> list[str]:
         everything = self.server.ask("GET", NODES)["items"]
         return [node["metadata"]["name"] for node in everything if f"-{self.name}-" in node["metadata"]["name"]]
+
+    def delete_node(self) -> None:
+        """As ``kubectl delete node``."""
+        (name,) = self.nodes()
+        self.server.ask("DELETE", f"{NODES}/{name}")
+
+    def node_is_silent(self) -> None:
+        """Its kubelet has not been heard of for long."""
+        (name,) = self.nodes()
+        silent = {"type": "Ready", "status": "Unknown", "lastTransitionTime": "2026-01-02T03:04:05Z"}
+        self.server.merge(f"{NODES}/{name}/status", {"status": {"conditions": [silent]}})
 
     def pools(self) -> list[str]:
         return list(self.azure.stand_in.pools.by_name)
@@ -142,4 +156,57 @@ async def test_killed_at_every_write_while_a_lost_node_is_replaced_it_makes_one_
     await soon(lambda: not story.pools(), within=WITHIN, what="the pool is lost")
     await story.processes.dying_at_every_write(lambda: story.made() == 2 and story.ready())
     assert (story.pools(), len(story.nodes()), story.made()) == ([story.name], 1, 2)
+    count_cases("provisioner killed at a write", len(story.processes.died_at))
+
+
+async def test_killed_at_every_write_while_a_deleted_node_takes_its_machine_with_it_it_leaves_none(
+    story: Story, count_cases: Callable[[str, int], None]
+) -> None:
+    story.ask_for_it()
+    await story.processes.undisturbed(story.ready)
+    story.delete_node()
+    await story.processes.dying_at_every_write(story.gone)
+    assert (story.pools(), story.nodes(), story.made()) == ([], [], 1)
+    met = {what.split()[0] for _, what in story.processes.died_at if NODES in what}
+    assert met == {"PATCH"}  # cordoned, and let go
+    count_cases("provisioner killed at a write", len(story.processes.died_at))
+
+
+@pytest.mark.crash
+async def test_killed_at_every_write_while_a_dead_node_is_repaired_it_makes_one_and_no_more(
+    story: Story, count_cases: Callable[[str, int], None]
+) -> None:
+    story.ask_for_it()
+    await story.processes.undisturbed(story.ready)
+    story.node_is_silent()
+    story.processes.settings["KAITO_REPAIR_SECONDS"] = "1"
+    await story.processes.dying_at_every_write(lambda: story.made() == 2 and story.ready())
+    assert (story.pools(), len(story.nodes()), story.made()) == ([story.name], 1, 2)
+    count_cases("provisioner killed at a write", len(story.processes.died_at))
+
+
+async def test_killed_at_every_write_while_an_evicted_spot_machine_is_replaced_it_makes_one_and_no_more(
+    story: Story, count_cases: Callable[[str, int], None]
+) -> None:
+    story.ask_for_it(spot=True)
+    await story.processes.undisturbed(story.ready)
+    assert (await story.azure.ask("POST", f"/control/pools/{story.name}/evict"))[0] == 204
+    await story.processes.dying_at_every_write(lambda: story.made() == 2 and story.ready())
+    assert (story.pools(), len(story.nodes()), story.made()) == ([story.name], 1, 2)
+    count_cases("provisioner killed at a write", len(story.processes.died_at))
+
+
+@pytest.mark.crash
+async def test_killed_at_every_write_while_a_lost_node_is_given_up_with_its_machine_it_leaves_none(
+    story: Story, count_cases: Callable[[str, int], None]
+) -> None:
+    """The cloud takes pool and node, and before anything was made good of it somebody deletes the Machine."""
+    story.ask_for_it()
+    await story.processes.undisturbed(story.ready)
+    pools = story.azure.stand_in.pools
+    pools.delete(pools.by_name[story.name])
+    await soon(lambda: not story.pools(), within=WITHIN, what="the pool is lost")
+    story.give_it_up()
+    await story.processes.dying_at_every_write(story.gone)
+    assert (story.pools(), story.nodes(), story.made()) == ([], [], 1)
     count_cases("provisioner killed at a write", len(story.processes.died_at))

@@ -38,7 +38,8 @@ pytestmark = [pytest.mark.controlplane, pytest.mark.money, pytest.mark.usefixtur
 MACHINES = "/apis/karpenter.sh/v1alpha5/machines"
 CLAIMS = "/apis/karpenter.sh/v1/nodeclaims"
 ROUND_SECONDS, IN_TIME = 10, 20.0
-MOST_WRITES, MOST_WRITES_OF_A_DELETION, MOST_WRITES_OF_A_REPLACEMENT = 19, 5, 5
+MOST_WRITES, MOST_WRITES_OF_A_DELETION, MOST_WRITES_OF_A_REPLACEMENT, MOST_WRITES_OF_A_LOSS = 21, 7, 5, 7
+MOST_WRITES_OF_A_DELETED_NODE = 9
 """A life without faults takes no more of them, questions whether we still lead included."""
 _numbers = itertools.count(1)
 
@@ -202,9 +203,18 @@ class Scene:
             n["metadata"]["name"] for n in self.server.ask("GET", NODES)["items"] if self.name in n["metadata"]["name"]
         ]
 
-    def node_uid(self) -> str:
+    def node(self) -> dict[str, Any]:
+        """The metadata of the one node."""
         (name,) = self.nodes()
-        return str(self.server.ask("GET", f"{NODES}/{name}")["metadata"]["uid"])
+        found: dict[str, Any] = self.server.ask("GET", f"{NODES}/{name}")["metadata"]
+        return found
+
+    def node_uid(self) -> str:
+        return str(self.node()["uid"])
+
+    def delete_node(self) -> None:
+        """As ``kubectl delete node``."""
+        self.server.ask("DELETE", f"{NODES}/{self.node()['name']}")
 
     def left_in_cloud(self) -> list[str]:
         return sorted(self.azure.stand_in.pools.by_name)
@@ -261,6 +271,7 @@ async def test_a_life_begins_with_one_pool_and_ends_with_nothing_left(scene: Sce
     assert machine["metadata"]["labels"]["node.kubernetes.io/instance-type"] == "Standard_NC12s_v3"
     owned = scene.server.ask("GET", f"{NODES}/{node}")["metadata"]
     assert (owned["labels"]["karpenter.sh/initialized"], owned["ownerReferences"][0]["name"]) == ("true", scene.name)
+    assert owned["finalizers"] == [TERMINATION_FINALIZER]
 
     while await process.round(scene.name) is not None:
         pass
@@ -326,8 +337,14 @@ async def test_a_crash_at_any_write_while_a_creating_pool_is_deleted_leaves_no_p
 
 
 @pytest.mark.parametrize("answered", [False, True], ids=["before it is sent", "before its answer is read"])
-@pytest.mark.parametrize("nth", range(1, MOST_WRITES_OF_A_REPLACEMENT + 1))
-@pytest.mark.parametrize("lost", [False, True], ids=["a failed pool", "a lost node"])
+@pytest.mark.parametrize(
+    ("lost", "nth"),
+    [
+        *((False, nth) for nth in range(1, MOST_WRITES_OF_A_REPLACEMENT + 1)),
+        *((True, nth) for nth in range(1, MOST_WRITES_OF_A_LOSS + 1)),
+    ],
+    ids=lambda value: {False: "a failed pool", True: "a lost node"}[value] if isinstance(value, bool) else str(value),
+)
 async def test_a_crash_at_any_write_while_a_pool_is_replaced_makes_one_and_no_more(
     scene: Scene, nth: int, answered: bool, lost: bool, count_cases: Callable[[str, int], None]
 ) -> None:
@@ -391,6 +408,87 @@ async def test_a_pool_that_somebody_took_away_is_made_again(scene: Scene) -> Non
     assert (scene.left_in_cloud(), len(scene.nodes()), scene.creates()) == ([scene.name], 1, [201, 201])
 
 
+# The node's finalizer
+
+
+async def test_who_deletes_a_node_empties_it_and_gets_rid_of_machine_and_pool(scene: Scene, namespace: str) -> None:
+    scene.ask_for_it()
+    process = await scene.started()
+    await scene.lived(process, until=scene.ready)
+    (node,) = scene.nodes()
+    pod = _a_pod_on(scene, node, namespace)
+    scene.delete_node()
+    await scene.lived(process, until=lambda: "web" in scene.told())
+    assert [e["message"] for e in scene.events() if e["reason"] == "NodeDeleted"] == [
+        f"node {node} is being deleted, and its Machine with it"
+    ]
+    live = scene.server.ask("GET", f"{NODES}/{node}")
+    assert (live["spec"]["unschedulable"], live["metadata"]["finalizers"]) == (True, [TERMINATION_FINALIZER])
+    assert scene.left_in_cloud() == [scene.name]  # a budget keeps the pod
+
+    scene.server.ask("DELETE", f"{BUDGETS.format(namespace)}/web")
+    await process.round(scene.name)
+    scene.server.ask("DELETE", pod, {"gracePeriodSeconds": 0})
+    await scene.lived(process, until=lambda: scene.left_in_cloud() == [])
+    assert (scene.nodes(), scene.gone()) == ([node], False)  # it goes when the cloud has said so twice
+    await scene.lived(process, until=scene.gone)
+    assert (scene.left_in_cloud(), scene.nodes(), scene.creates()) == ([], [], [201])
+
+
+@pytest.mark.parametrize("answered", [False, True], ids=["before it is sent", "before its answer is read"])
+@pytest.mark.parametrize("nth", range(1, MOST_WRITES_OF_A_DELETED_NODE + 1))
+async def test_a_crash_at_any_write_while_a_node_is_deleted_leaves_nothing(
+    scene: Scene, nth: int, answered: bool, count_cases: Callable[[str, int], None]
+) -> None:
+    scene.ask_for_it()
+    await scene.lived(await scene.started(), until=scene.ready)
+    scene.delete_node()
+    doom = Doom(nth, answered)
+    await _outlived(scene, await scene.started(doom), until=scene.gone)
+    assert (scene.left_in_cloud(), scene.nodes(), scene.creates()) == ([], [], [201])
+    count_cases("provisioner crashes", int(doom.writes == nth))
+
+
+async def test_when_the_cloud_takes_pool_and_node_the_machine_stays_and_gets_another(scene: Scene) -> None:
+    """The cloud deletes the Node as a person does; who it was, the cloud is asked."""
+    scene.ask_for_it()
+    process = await scene.started()
+    await scene.lived(process, until=scene.ready)
+    machine, node = scene.machine(), scene.node_uid()
+    pools = scene.azure.stand_in.pools
+    pools.delete(pools.by_name[scene.name])
+    await pools.by_name[scene.name].operation.work  # type: ignore[misc]  # it has just begun
+    assert "deletionTimestamp" in scene.node()
+    await scene.lived(process, until=lambda: scene.creates() == [201, 201] and scene.ready())
+    again = scene.machine()
+    assert machine is not None
+    assert again is not None
+    assert (again["metadata"]["uid"], scene.node_uid() != node) == (machine["metadata"]["uid"], True)
+    assert scene.left_in_cloud() == [scene.name]
+
+
+async def test_a_node_that_is_no_machine_of_ours_is_nobodys_to_hold(scene: Scene) -> None:
+    own = {"metadata": {"name": f"own-{scene.name}", "labels": {"kubernetes.azure.com/agentpool": "userpool"}}}
+    scene.server.ask("POST", NODES, own)
+    scene.ask_for_it()
+    process = await scene.started()
+    await scene.lived(process, until=scene.ready)
+    path = f"{NODES}/own-{scene.name}"
+    assert "finalizers" not in scene.server.ask("GET", path)["metadata"]
+    scene.server.ask("DELETE", path)
+    assert scene.server.get(path) is None
+
+
+async def test_two_that_both_believe_to_lead_let_one_deleted_node_go_once(scene: Scene) -> None:
+    scene.ask_for_it()
+    both = [await scene.started(), await scene.started()]
+    await scene.lived(*both, until=scene.ready)
+    scene.delete_node()
+    await scene.lived(*both, until=scene.gone)
+    assert (scene.left_in_cloud(), scene.nodes(), scene.creates()) == ([], [], [201])
+    assert [method for method, _ in scene.azure.calls() if method == "DELETE"] == ["DELETE"]
+
+
 @pytest.mark.faults
 async def test_a_spot_machine_that_azure_takes_back_is_asked_for_again(scene: Scene) -> None:
     scene.ask_for_it(spot=True)
@@ -400,7 +498,7 @@ async def test_a_spot_machine_that_azure_takes_back_is_asked_for_again(scene: Sc
     pool = scene.azure.stand_in.pools.by_name[scene.name].properties
     assert (pool["scaleSetPriority"], pool["scaleSetEvictionPolicy"]) == ("Spot", "Delete")
     assert (await scene.azure.ask("POST", f"/control/pools/{scene.name}/evict"))[0] == 204
-    assert (scene.nodes(), scene.left_in_cloud()) == ([], [scene.name])  # an empty pool, which stays
+    assert (scene.left_in_cloud(), "deletionTimestamp" in scene.node()) == ([scene.name], True)  # an empty pool stays
 
     await scene.lived(process, until=lambda: scene.creates() == [201, 201] and scene.ready())
     assert (scene.node_uid() != node, scene.left_in_cloud()) == (True, [scene.name])

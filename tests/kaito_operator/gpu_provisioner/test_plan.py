@@ -15,7 +15,21 @@ from kaito_operator.gpu_provisioner.limits import Limits
 from kaito_operator.gpu_provisioner.observe import Observed, observe
 from kaito_operator.gpu_provisioner.plan import plan
 from kaito_operator.mirror import Mirror
-from kaito_operator.plan import CreateInCloud, Delete, DeleteInCloud, Finalizer, Key, Plan, Ref
+from kaito_operator.plan import (
+    Apply,
+    CreateInCloud,
+    Delete,
+    DeleteInCloud,
+    Event,
+    Finalizer,
+    Holding,
+    Key,
+    LookInCloud,
+    Plan,
+    Ref,
+    Release,
+    Selection,
+)
 from tests.support.machines import a_machine, a_node
 
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
@@ -159,6 +173,7 @@ def test_the_node_becomes_ours_and_tells_the_machine_what_it_is() -> None:
                 "blockOwnerDeletion": True,
             }
         ],
+        "finalizers": ["karpenter.sh/termination"],
     }
     written = {key: value for key, value in todo.report[0].status.items() if key != "conditions"}
     assert written == {
@@ -333,6 +348,126 @@ def test_a_deletion_keeps_what_was_known_of_the_node() -> None:
     ]
 
 
+# The node's finalizer
+
+OWNED = {"karpenter.sh/registered": "true", "karpenter.sh/initialized": "true"}
+NODE = Ref("v1", "Node", f"aks-{NAME}-12345678-vmss000000")
+READY = status(*STEPS)
+
+
+def our_node(**changed: Any) -> dict[str, Any]:
+    return a_node(**{"owner": "machine-uid", "labels": OWNED, **changed})
+
+
+def test_a_node_of_before_gets_the_finalizer_and_one_that_is_being_deleted_does_not() -> None:
+    (claim,) = planned(a_pool("Succeeded"), our_node(held=False)).apply
+    assert claim.manifest["metadata"]["finalizers"] == ["karpenter.sh/termination"]
+    going = planned(a_pool("Succeeded"), a_node(deleting=True))
+    assert ["finalizers" in step.manifest["metadata"] for step in going.apply] == [False]
+
+
+@pytest.mark.money
+@pytest.mark.parametrize("state", ["Succeeded", "Failed", "Canceled", "Creating"])
+def test_who_deletes_a_node_deletes_its_machine_if_the_cloud_still_has_it(state: str) -> None:
+    todo = planned(a_pool(state), our_node(deleting=True), status=READY)
+    told = f"node {NODE.name} is being deleted, and its Machine with it"
+    assert todo == Plan(
+        seen(UNKNOWN).subject,
+        there_in_cloud=(NAME,),
+        delete=(Delete(REF, "machine-uid", gives_up=True),),
+        events=(Event(REF, "machine-uid", "Normal", "NodeDeleted", told),),
+    )
+
+
+@pytest.mark.money
+@pytest.mark.parametrize("state", ["Upgrading", "UpgradingNodeImageVersion", "Updating", "Scaling"])
+def test_while_azure_is_at_work_on_the_pool_a_node_that_goes_is_its_own_affair(state: str) -> None:
+    todo = planned(a_pool(state), our_node(deleting=True), status=READY)
+    assert (todo.delete, todo.release, todo.cloud) == ((), (), ())
+    assert told(todo)["Ready"] == ("False", "NodeDeleted")
+
+
+def test_when_the_cloud_cannot_be_asked_the_machine_of_a_deleted_node_waits() -> None:
+    todo = planned(replace(a_pool("Succeeded"), delete_refused=BUSY), our_node(deleting=True), status=READY)
+    assert (todo.delete, todo.look_again) == ((), 300)
+    assert todo.report[0].status["conditions"][-1]["message"] == "no role any more"
+
+
+@pytest.mark.money
+def test_somebody_elses_node_that_is_deleted_takes_no_machine_with_it() -> None:
+    for node in (a_node(deleting=True), a_node(deleting=True, held=True), a_node(deleting=True, owner="another")):
+        assert planned(a_pool("Succeeded"), node, status=READY).delete == ()
+
+
+@pytest.mark.money
+def test_a_node_that_was_deleted_is_emptied_with_its_machine() -> None:
+    (cordon,) = planned(a_pool("Succeeded"), our_node(deleting=True), deleting=True).apply
+    assert cordon.manifest["spec"] == {"unschedulable": True}
+    assert cordon.manifest["metadata"]["finalizers"] == ["karpenter.sh/termination"]
+
+
+@pytest.mark.money
+def test_the_finalizers_go_when_the_pool_is_gone_the_nodes_first() -> None:
+    release = (Release(NODE, "node-uid"),)
+    subject = seen(UNKNOWN, deleting=True).subject
+
+    soon = planned(Known(absent_since=NOON - timedelta(seconds=20)), our_node(deleting=True), deleting=True)
+    assert soon == Plan(subject, look_again=10.1)
+
+    done = planned(GONE_LONG, our_node(deleting=True), deleting=True)
+    assert done == Plan(subject, release=release, finalizer=Finalizer.DROP, gone_in_cloud=(NAME,))
+
+    others = our_node(deleting=True)
+    others["metadata"]["finalizers"].append("example.com/theirs")
+    assert planned(GONE_LONG, others, deleting=True) == Plan(subject, release=release, gone_in_cloud=(NAME,))
+    others["metadata"]["finalizers"] = ["example.com/theirs"]
+    assert not planned(GONE_LONG, others, deleting=True).writes
+
+
+@pytest.mark.money
+def test_the_node_of_a_pool_that_is_gone_goes_before_the_next_is_asked_for() -> None:
+    """The next machine has the same name, and would live in a Node that is on its way out."""
+    subject = seen(UNKNOWN).subject
+    left = planned(ABSENT, our_node(ready=False), status=READY)
+    assert left == Plan(subject, delete=(Delete(NODE, "node-uid"),))
+
+    held = planned(ABSENT, our_node(ready=False, deleting=True), status=READY)
+    assert held == Plan(subject, release=(Release(NODE, "node-uid"),), gone_in_cloud=(NAME,))
+
+    shining = planned(ABSENT, our_node(), status=READY)  # its kubelet was there a moment ago
+    assert (shining.cloud, shining.look_again, told(shining)["Ready"]) == ((), 10, ("False", "PoolDeleted"))
+    assert [type(step) for step in planned(ABSENT, status=READY).cloud] == [CreateInCloud]
+
+
+@pytest.mark.money
+def test_a_node_in_whose_place_azure_put_another_is_let_go() -> None:
+    """A pool of one is upgraded with a second machine, which stays when the first is taken away."""
+    old, new = our_node(deleting=True, ready=False), a_node(number=1)
+    new["metadata"]["uid"] = "the other"
+    todo = planned(a_pool("Succeeded"), old, new, status=READY)
+    assert (todo.release, todo.delete) == ((Release(NODE, "node-uid"),), ())
+    assert [(type(step), step.uid) for step in todo.apply] == [(Apply, "the other")]
+    assert todo.report[0].status["nodeName"] == new["metadata"]["name"]
+
+    still_there = planned(a_pool("Succeeded"), our_node(deleting=True), new, status=READY)
+    assert (still_there.release, still_there.there_in_cloud) == ((), (NAME,))
+
+
+@pytest.mark.money
+def test_with_a_node_of_ours_a_pool_that_was_never_seen_is_looked_for_before_it_is_asked_for() -> None:
+    known = Known(create_refused=Refused(BUSY.refusal, NOON))  # and the look could not be had
+    for todo in (planned(UNKNOWN, our_node()), planned(known, our_node(deleting=True))):
+        assert todo == Plan(seen(UNKNOWN).subject, cloud=(LookInCloud(NAME),))
+    foreign = planned(a_pool("Succeeded", owner={**OWNER, "kaito.sh_machine-uid": "somebody"}), our_node())
+    assert (foreign.cloud, foreign.release, told(foreign)["Ready"]) == ((), (), ("False", "NameTaken"))
+
+
+@pytest.mark.money
+def test_before_a_pool_is_asked_for_no_node_of_ours_may_bear_its_name() -> None:
+    claimed = {"kubernetes.azure.com/agentpool": NAME, "karpenter.sh/registered": "true"}
+    assert planned(ABSENT).holding == Holding(Selection("v1", "Node", claimed), frozenset())
+
+
 def evicted(**pool: Any) -> Known:
     known = a_pool("Succeeded", asked=3600)
     assert known.pool is not None
@@ -353,6 +488,12 @@ def test_a_node_that_is_missing_is_no_eviction_while_azure_does_not_say_so(pool:
 
 def test_a_spot_machine_whose_node_is_still_there_is_left_alone() -> None:
     assert planned(evicted(), a_node(), status=status(*STEPS)).cloud == ()
+
+
+def test_a_spot_machine_whose_node_only_the_finalizer_keeps_is_replaced() -> None:
+    todo = planned(evicted(), our_node(deleting=True, ready=False), status=status(*STEPS))
+    assert (todo.cloud, todo.delete) == ((DeleteInCloud(NAME, OWNER, etag="e1"),), ())
+    assert told(todo)["MachineLaunched"] == ("False", "SpotEvicted")
 
 
 @pytest.mark.parametrize(

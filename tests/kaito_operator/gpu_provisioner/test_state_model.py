@@ -2,8 +2,9 @@
 
 From each state, with what is seen up to three steps older than what is true, with a restart's empty memory and with a
 fault of the cloud on the way, the controller reaches the wanted fixed point and stays there. Never is there a create
-for a pool that is there or without our finalizer on the Machine, never is the finalizer dropped with the pool alive,
-and a foreign pool and its node are never touched.
+for a pool that is there, without our finalizer on the Machine, or under the Node of the pool before; never is a
+finalizer dropped with the pool alive, the Machine's with its Node left, or a Machine deleted because the cloud took
+its node; and a foreign pool and its node are never touched.
 """
 
 import itertools
@@ -18,13 +19,25 @@ import pytest
 
 from kaito_operator.api.conditions import by_type
 from kaito_operator.gpu_provisioner.agent_pool import owner_tags
-from kaito_operator.gpu_provisioner.cloud import AgentPool
+from kaito_operator.gpu_provisioner.cloud import SETTLED, AgentPool
 from kaito_operator.gpu_provisioner.errors import Refusal
 from kaito_operator.gpu_provisioner.known import Known
 from kaito_operator.gpu_provisioner.limits import Limits
+from kaito_operator.gpu_provisioner.nodes import releasing
 from kaito_operator.gpu_provisioner.observe import Observed
 from kaito_operator.gpu_provisioner.plan import plan
-from kaito_operator.plan import CreateInCloud, Finalizer, Manifest, Plan, Ref, Subject
+from kaito_operator.plan import (
+    Apply,
+    CloudStep,
+    CreateInCloud,
+    DeleteInCloud,
+    Finalizer,
+    LookInCloud,
+    Manifest,
+    Plan,
+    Ref,
+    Subject,
+)
 from tests.kaito_operator.gpu_provisioner.test_drain import a_pod
 from tests.support.machines import a_machine, a_node
 
@@ -46,9 +59,12 @@ MOODS = (
     "delete refused",
     "creation never ends",
     "node never joins",
+    "somebody deletes the node",
+    "the pool is taken while nobody looks",
     "the LIST hides what is going",
 )
-"""What the cloud does wrong, once. The last one takes a minute to delete, and does not list it meanwhile."""
+"""What goes wrong, once. With the last, the cloud takes a minute to delete, and does not list it meanwhile."""
+DELETED, TAKEN, HIDDEN = MOODS[-3:]
 LASTS = 6
 """Steps."""
 UNKNOWN = Known()
@@ -72,6 +88,12 @@ class World:
     known: Known = UNKNOWN
     mood: str = "fine"
     creates: int = 0
+    held: bool = False
+    """Whether the node bears our finalizer."""
+    leaving: bool = False
+    """Whether somebody has deleted the node."""
+    birth: int = 0
+    """Which of the machines of the name the node is; another has another uid."""
     cordoned: bool = False
     pods: int = 0
     """On the node, when it is claimed."""
@@ -83,6 +105,16 @@ class World:
     @property
     def foreign(self) -> bool:
         return self.pool is not None and not self.pool.bears(OURS)
+
+
+NO_NODE: dict[str, Any] = {
+    "node": "none",
+    "claimed": False,
+    "held": False,
+    "leaving": False,
+    "cordoned": False,
+    "pods": 0,
+}
 
 
 def but(world: World, **changes: Any) -> World:
@@ -98,6 +130,7 @@ class Violation(AssertionError):
 
 
 Mutation = Callable[[Observed], Observed]
+PlanMutation = Callable[[Observed, Plan], Plan]
 
 
 def observed(world: World, *, known: Known) -> Observed:
@@ -109,7 +142,7 @@ def observed(world: World, *, known: Known) -> Observed:
         has_finalizer=world.finalizer,
         conditions=by_type((status or {}).get("conditions") or ()),
         pool=known,
-        nodes=_nodes(world.node, world.claimed, world.cordoned),
+        nodes=_nodes(world.node, world.claimed, world.cordoned, world.held, world.leaving, world.birth),
         pods=PODS[: world.pods],
     )
 
@@ -118,48 +151,97 @@ PODS = (a_pod("p0"), a_pod("p1"))
 
 
 @cache
-def _nodes(node: str, claimed: bool, cordoned: bool) -> tuple[Manifest, ...]:
+def _nodes(node: str, claimed: bool, cordoned: bool, held: bool, leaving: bool, birth: int) -> tuple[Manifest, ...]:
     if node == "none":
         return ()
     marks = {"karpenter.sh/registered": "true", "karpenter.sh/initialized": "true"} if claimed else {}
     marks |= {"node.kubernetes.io/exclude-from-external-load-balancers": "karpenter"} if cordoned else {}
     taints = ["node.kubernetes.io/not-ready"] if node == "tainted" else []
     owner = "machine-uid" if claimed else ""
-    made = a_node(ready=node != "not ready", taints=taints, owner=owner, labels=marks)
+    made = a_node(ready=node != "not ready", taints=taints, owner=owner, labels=marks, held=held, deleting=leaving)
+    made["metadata"]["uid"] = _uid(birth)
     made["spec"]["unschedulable"] = cordoned
     return (made,)
+
+
+def _uid(birth: int) -> str:
+    return f"node-{birth}"
 
 
 # carry_out and the pools' door, with their second looks and in their order
 
 
 def carried_out(todo: Plan, true: World) -> World:
-    costs = bool(todo.cloud or todo.finalizer is not Finalizer.KEEP)
+    costs = bool(todo.cloud or todo.finalizer is not Finalizer.KEEP or todo.there_in_cloud)
     if costs and todo.subject.deleting != true.deleting:
         return true  # the second look finds another Machine than the one planned for
+    if todo.holding is not None and true.claimed:
+        return true  # it finds the Node of the pool before
     if todo.finalizer is Finalizer.ADD:
         true = but(true, finalizer=True)
     for applied in todo.apply:
-        true = _applied(true, applied.manifest)
+        true = _applied(true, applied)
     if todo.evict:
         true = but(true, pods=0)
     for step in todo.cloud:
-        true = _created(true) if isinstance(step, CreateInCloud) else _deleted(true, etag=step.etag)
-    if todo.delete:
-        true = but(true, node="none", claimed=False, cordoned=False, pods=0)
-    for report in todo.report:
-        true = but(true, status=report.status)
+        true = _in_cloud(step, true)
+    true = _in_cluster(todo, true)
     return _dropped(todo, true) if todo.finalizer is Finalizer.DROP else true
 
 
-def _applied(true: World, manifest: Manifest) -> World:
-    if manifest["kind"] != "Node" or true.node == "none":
+def _in_cluster(todo: Plan, true: World) -> World:
+    for delete in todo.delete:
+        true = _machine_deleted(todo, true) if delete.ref.kind == "Machine" else _node_deleted(true, delete.uid)
+    for report in todo.report:
+        true = but(true, status=report.status)
+    for release in todo.release:
+        true = _released(todo, true, release.uid)
+    return true
+
+
+def _in_cloud(step: CloudStep, true: World) -> World:
+    if isinstance(step, LookInCloud):
+        return _looked(true)
+    return _created(true) if isinstance(step, CreateInCloud) else _deleted(true, etag=step.etag)
+
+
+def _applied(true: World, applied: Apply) -> World:
+    if applied.manifest["kind"] != "Node" or true.node == "none" or applied.uid != _uid(true.birth):
         return true
     if true.foreign and not true.claimed:
         raise Violation("the node of a foreign pool is claimed")
-    if "spec" in manifest:
+    if true.leaving and not true.held and "finalizers" in applied.manifest["metadata"]:
+        raise Violation("a finalizer is put on a node that is being deleted")
+    true = but(true, held=true.held or "finalizers" in applied.manifest["metadata"])
+    if "spec" in applied.manifest:
         return but(true, cordoned=True)
-    return but(true, claimed=true.claimed or true.node == "ready")
+    return but(true, claimed=True)
+
+
+def _machine_deleted(todo: Plan, true: World) -> World:
+    if NAME in todo.there_in_cloud:
+        true = _looked(true)
+        if true.pool is None or true.pool.state not in SETTLED:
+            return true  # the live look finds that the cloud took the node
+    if true.pool is None or true.pool.state == "Deleting":
+        raise Violation("a Machine is deleted because the cloud took its node")
+    return but(true, deleting=True)
+
+
+def _node_deleted(true: World, uid: str) -> World:
+    if uid != _uid(true.birth) or true.node == "none":
+        return true
+    return but(true, leaving=True) if true.held else but(true, **NO_NODE)
+
+
+def _released(todo: Plan, true: World, uid: str) -> World:
+    if NAME in todo.gone_in_cloud:
+        true = _looked(true)
+        if true.pool is not None:
+            return true  # the live look before it finds the pool
+    if true.pool is not None:
+        raise Violation("the node's finalizer is dropped with its pool alive")
+    return but(true, **NO_NODE) if true.leaving and uid == _uid(true.birth) else true
 
 
 def _looked(true: World) -> World:
@@ -179,8 +261,9 @@ def _created(true: World) -> World:
     if true.mood == "create refused":
         return but(true, mood="fine", known=true.known.no_create(NO, now=true.now))
     pool = AgentPool(NAME, "Creating", etag=f"e{true.creates}", tags=OURS, asked_at=true.now)
-    gone = {"node": "none", "claimed": False, "cordoned": False, "pods": 0}
-    true = but(true, pool=pool, creates=true.creates + 1, **gone)
+    if true.held:
+        raise Violation("a pool is asked for under the Node of the one before")
+    true = but(true, pool=pool, creates=true.creates + 1, **NO_NODE)
     if true.mood == "create's answer lost":
         return but(true, mood="fine", known=true.known.no_create(NO, now=true.now))
     return _looked(true)
@@ -207,23 +290,26 @@ def _dropped(todo: Plan, true: World) -> World:
     since = true.known.absent_since
     if since is None or true.now - since < timedelta(seconds=30):
         raise Violation("the finalizer is dropped before the pool has been gone for long enough")
+    if true.held:
+        raise Violation("the Machine is let go before its Node")
     return but(true, finalizer=False, exists=False)
 
 
 def later(true: World) -> World:
     """The world goes on by ten seconds, and the LIST tells of it."""
-    true = but(true, now=true.now + timedelta(seconds=10), pool=_next_pool(true))
-    node = _next_node(true)
-    true = but(true, node=node)
-    if node == "none":
-        true = but(true, claimed=False, cordoned=False, pods=0)
+    seen_to = not (true.mood == TAKEN and true.claimed and not true.leaving and _is_ready(true))
+    pool = _next_pool(true) if seen_to else None
+    true = but(true, now=true.now + timedelta(seconds=10), pool=pool, mood=true.mood if seen_to else "fine")
+    true = _deleted_by_hand(but(true, **_next_node(true)))
+    if not seen_to:
+        return true
     if true.pool is None or true.pool.state in ("Deleting", "Succeeded"):
         true = but(true, mood="fine" if true.mood == "creation never ends" else true.mood)
-    if true.pool is None and true.mood == MOODS[-1]:
+    if true.pool is None and true.mood == HIDDEN:
         true = but(true, mood="fine")
     if true.known.pool is None and not (true.known.nothing and true.status):
         return true
-    if true.pool is not None and true.pool.state == "Deleting" and true.mood == MOODS[-1]:
+    if true.pool is not None and true.pool.state == "Deleting" and true.mood == HIDDEN:
         return _listed_without(true)
     return _looked(true)
 
@@ -237,7 +323,7 @@ def _listed_without(true: World) -> World:
 
 def _next_pool(true: World) -> AgentPool | None:
     pool = true.pool
-    if pool is not None and pool.state == "Deleting" and true.mood == MOODS[-1]:
+    if pool is not None and pool.state == "Deleting" and true.mood == HIDDEN:
         return replace(pool, etag=f"{pool.etag}d") if len(pool.etag) < LASTS else None
     if pool is None or pool.state == "Deleting":
         return None
@@ -246,13 +332,24 @@ def _next_pool(true: World) -> AgentPool | None:
     return pool
 
 
-def _next_node(true: World) -> str:
-    if true.pool is None:
-        return "none"  # AKS takes the Node of a machine away that is gone
+def _next_node(true: World) -> dict[str, Any]:
+    if true.pool is None:  # AKS takes the Node of a machine away that is gone; our finalizer keeps it
+        return {"node": "not ready", "leaving": True} if true.held else NO_NODE
     joins = true.pool.state == "Succeeded" and (true.mood != "node never joins" or true.creates > 1)
-    if true.node == "none" and not joins:
-        return "none"
-    return {"none": "not ready", "not ready": "tainted", "tainted": "ready"}.get(true.node, true.node)
+    if true.node == "none":
+        return {"node": "not ready", "birth": true.creates} if joins else NO_NODE
+    return {"node": {"not ready": "tainted", "tainted": "ready"}.get(true.node, true.node)}
+
+
+def _deleted_by_hand(true: World) -> World:
+    """Somebody deletes a node that is at work; once."""
+    deletes = true.mood == DELETED and true.node == "ready" and true.held and not true.leaving
+    return but(true, mood="fine", leaving=True) if deletes else true
+
+
+def _is_ready(true: World) -> bool:
+    conditions = by_type((true.status or {}).get("conditions") or ())
+    return bool(conditions.get("Ready", {}).get("status") == "True")
 
 
 # All of them
@@ -281,8 +378,13 @@ def worlds() -> Iterator[World]:
         yield world
         if node == "ready" and not world.foreign:
             yield but(world, claimed=True)
-            yield but(world, claimed=True, pods=2)
-            yield but(world, claimed=True, cordoned=True)
+            yield but(world, claimed=True, held=True, pods=2)
+            yield but(world, claimed=True, held=True, cordoned=True)
+            yield but(world, claimed=True, held=True, leaving=True, pods=2)
+    for (deleting, finalizer), status in itertools.product(lives, statuses):  # what a pool that is gone leaves
+        left = World(deleting=deleting, finalizer=finalizer, status=status, node="not ready", claimed=True, held=True)
+        yield left
+        yield but(left, leaving=True)
 
 
 def settled(
@@ -292,6 +394,7 @@ def settled(
     two: bool = False,
     limits: Limits = LIMITS,
     mutate: Mutation = lambda seen: seen,
+    mutate_plan: PlanMutation = lambda seen, todo: todo,
     visited: set[int] | None = None,
 ) -> World:
     """The world once nothing moves any more. Machine and node are seen ``late`` steps old; the door knows its own.
@@ -306,8 +409,9 @@ def settled(
             visited.add(_state(view, true))
         if not true.exists:
             return true
-        todo = plan(mutate(observed(view, known=true.known)), true.now, cluster="prod", limits=limits)
-        after = later(carried_out(todo, true))
+        seen = mutate(observed(view, known=true.known))
+        todo = plan(seen, true.now, cluster="prod", limits=limits)
+        after = later(carried_out(mutate_plan(seen, todo), true))
         quiet = quiet + 1 if todo.look_again is None and not todo.writes and _same(true, after) else 0
         if quiet > late * (1 + two) + two:
             return after
@@ -323,6 +427,8 @@ _TRUTH = attrgetter(
     "pool",
     "node",
     "claimed",
+    "held",
+    "leaving",
     "cordoned",
     "pods",
     "mood",
@@ -345,7 +451,8 @@ def _visible(world: World) -> tuple[Hashable, ...]:
     pool, conditions = world.pool, (world.status or {}).get("conditions") or ()
     age = (world.now - pool.asked_at).seconds if pool and pool.asked_at else None
     seen = (pool and pool.state, world.foreign, age, tuple((c["status"], c["reason"]) for c in conditions))
-    return (world.exists, world.deleting, world.finalizer, world.node, world.claimed, world.cordoned, world.pods, *seen)
+    node = (world.node, world.claimed, world.held, world.leaving, world.cordoned, world.pods)
+    return (world.exists, world.deleting, world.finalizer, *node, *seen)
 
 
 def _memory(known: Known) -> Hashable:
@@ -359,17 +466,30 @@ def check(world: World, late: int, *, visited: set[int], two: bool = False) -> N
     if world.foreign and (world.pool is None or world.pool.state != "Deleting"):
         assert (end.exists, end.pool and end.pool.tags, end.creates) == (True, FOREIGN, 0), case
         return
-    if world.deleting:
-        assert (end.exists, end.pool, end.creates) == (False, None, 0), case
+    if _goes(world):
+        assert (end.exists, end.pool, end.node) == (False, None, "none"), case
+        assert end.creates <= (not world.deleting), case
         return
     assert end.pool is not None, case
+    if world.leaving and (world.pool and world.pool.state, world.mood) == ("Updating", "creation never ends"):
+        assert (end.exists, end.deleting, end.leaving, end.creates) == (True, False, True, 0), case  # it is Azure's
+        return
     assert (end.pool.bears(OURS), end.node, end.claimed, end.finalizer) == (True, "ready", True, True), case
+    assert (end.held, end.leaving) == (True, False), case
     assert end.status is not None
     assert by_type(end.status["conditions"])["Ready"]["status"] == "True", case
     # One create for one pool, and another where the first never came to life.
-    assert end.creates <= 1 + (world.mood in ("creation never ends", "node never joins")), case
+    assert end.creates <= 1 + (world.mood in ("creation never ends", "node never joins", TAKEN)), case
     again = plan(observed(end, known=end.known), end.now + timedelta(hours=1), cluster="prod", limits=LIMITS)
     assert (again.writes, again.look_again) == (False, None), case
+
+
+def _goes(world: World) -> bool:
+    """Whether the Machine is to go: it is deleted, or somebody deletes its node, or will."""
+    pool = world.pool.state if world.pool else "none"
+    its_node_goes = world.leaving and pool not in ("none", "Deleting")
+    at_work_for_ever = pool == "Updating" and world.mood == "creation never ends"
+    return world.deleting or world.mood == DELETED or (its_node_goes and not at_work_for_ever)
 
 
 FEWEST = 50_000
@@ -390,16 +510,33 @@ def _blind(seen: Observed) -> Observed:
     return seen if pool is None else replace(seen, pool=replace(seen.pool, pool=replace(pool, tags=OURS)))
 
 
-MUTATIONS: dict[str, tuple[Limits, Mutation]] = {
-    "the finalizer is dropped at the first 404": (replace(LIMITS, gone=0), lambda seen: seen),
-    "a pool is asked for before the finalizer is on": (LIMITS, lambda seen: replace(seen, has_finalizer=True)),
-    "ownership is not looked at": (LIMITS, _blind),
-    "the pods are not looked at": (LIMITS, lambda seen: replace(seen, pods=())),
+def _nodeless(seen: Observed) -> Observed:
+    return replace(seen, nodes=()) if seen.pool.pool is None else seen
+
+
+def _let_go_early(seen: Observed, todo: Plan) -> Plan:
+    deletes = any(isinstance(step, DeleteInCloud) for step in todo.cloud)
+    return replace(todo, release=releasing(seen.nodes), gone_in_cloud=()) if deletes else todo
+
+
+def _unasked(seen: Observed, todo: Plan) -> Plan:
+    return replace(todo, there_in_cloud=())
+
+
+MUTATIONS: dict[str, dict[str, Any]] = {
+    "the finalizer is dropped at the first 404": {"limits": replace(LIMITS, gone=0)},
+    "a pool is asked for before the finalizer is on": {"mutate": lambda seen: replace(seen, has_finalizer=True)},
+    "ownership is not looked at": {"mutate": _blind},
+    "the pods are not looked at": {"mutate": lambda seen: replace(seen, pods=())},
+    "the node's finalizer is dropped before its pool is gone": {"mutate_plan": _let_go_early},
+    "the Node of the pool before is not looked at": {"mutate": _nodeless},
+    "nor is it looked for live": {"mutate_plan": lambda seen, todo: replace(todo, holding=None), "late": 3},
+    "the cloud is not asked who deletes the node": {"mutate_plan": _unasked},
 }
+CALM = ("fine", DELETED, TAKEN)
 
 
-@pytest.mark.parametrize("mutation", MUTATIONS)
-def test_a_seeded_mistake_is_caught(mutation: str) -> None:
-    limits, mutate = MUTATIONS[mutation]
+@pytest.mark.parametrize("mistake", MUTATIONS)
+def test_a_seeded_mistake_is_caught(mistake: str) -> None:
     with pytest.raises(Violation):
-        _ = [settled(world, limits=limits, mutate=mutate) for world in worlds() if world.mood == "fine"]
+        _ = [settled(world, **MUTATIONS[mistake]) for world in worlds() if world.mood in CALM]
