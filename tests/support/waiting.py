@@ -26,7 +26,7 @@ def eventually(look: Callable[[], Answer | None], *, within: float, what: str) -
         between_looks.wait(0.2)
 
 
-async def soon(look: Callable[[], Answer | None], *, within: float = 15.0, what: str = "") -> Answer:
+async def soon(look: Callable[[], Answer | None], *, within: float = 60.0, what: str = "") -> Answer:
     """The same while the event loop goes on; ``look`` runs in a thread, so it may wait for an answer."""
     deadline = time.monotonic() + within
     while True:

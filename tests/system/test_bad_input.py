@@ -45,7 +45,7 @@ def test_what_needs_the_catalogue_is_said_in_a_condition_and_buys_nothing(cluste
     name = case.replace(" ", "-")
     cluster.apply(workspace_yaml(name, **changed))
     told = eventually(
-        lambda: condition(cluster.get("workspace", name), "WorkspaceReady"), within=30, what="WorkspaceReady"
+        lambda: condition(cluster.get("workspace", name), "WorkspaceReady"), within=300, what="WorkspaceReady"
     )
     assert told["status"] == "False"
     assert says in told["message"]

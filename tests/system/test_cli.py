@@ -25,7 +25,7 @@ def test_a_workspace_is_deployed_asked_and_read_by_the_command_line(cluster: Loc
     told = kaito(cluster, "deploy", "by-command", *flags)
     try:
         assert told.endswith("kaito status by-command --watch\n")
-        eventually(lambda: ready(cluster, "by-command"), within=120, what="WorkspaceReady")
+        eventually(lambda: ready(cluster, "by-command"), within=300, what="WorkspaceReady")
         assert "Paris" in kaito(cluster, "chat", "by-command", QUESTION)
         assert "Paris" in kaito(cluster, "chat", "by-command", QUESTION, "--plain")
         unknown = kaito(cluster, "chat", "by-command", "Hi", "--model", "nobody", check=False)

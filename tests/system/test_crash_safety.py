@@ -54,12 +54,12 @@ def test_killed_controllers_come_back_to_one_machine_and_one_pool(
     cluster.http(f"{ARM}/control/history", method="DELETE")
     cluster.http(f"{ARM}/control/boot", method="PUT", body={"seconds": 4})
     cluster.apply(workspace_yaml(name))
-    eventually(lambda: point(cluster), within=60, what=point.__name__)
+    eventually(lambda: point(cluster), within=300, what=point.__name__)
 
     kill(cluster, "workspace")
     kill(cluster, "gpu-provisioner")
 
-    eventually(lambda: ready(cluster, name), within=240, what="WorkspaceReady after the kill")
+    eventually(lambda: ready(cluster, name), within=300, what="WorkspaceReady after the kill")
     assert len(cluster.items("machines")) == 1
     assert len(pools(cluster)) == 1
     cluster.kubectl("delete", "workspace", name, "--timeout=180s")

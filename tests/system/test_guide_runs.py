@@ -50,7 +50,7 @@ RUNNING = [words for line, words in {" ".join(w): w for w in TYPED}.items() if n
 def reader(cluster: LocalCluster) -> Iterator[Mapping[str, str]]:
     """The environment of somebody who reads: a cluster with the Workspace ``chat``, kubectl and helm on PATH."""
     cluster.apply((ROOT / "examples/01-chat-on-cpu/workspace.yaml").read_text())
-    eventually(lambda: ready(cluster, "chat"), within=180, what="WorkspaceReady")
+    eventually(lambda: ready(cluster, "chat"), within=300, what="WorkspaceReady")
     kubeconfig = cluster.status()["kubeconfig"]
     path = f"{KAITO.parent}:{Path(kubeconfig).parent / 'bin'}:{os.environ['PATH']}"
     address = cluster.get("service", "chat")["spec"]["clusterIP"]

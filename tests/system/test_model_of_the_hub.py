@@ -27,7 +27,7 @@ def why(cluster: LocalCluster, name: str) -> str:
 
 def test_a_model_of_the_hub_is_looked_up_fetched_and_answers(cluster: LocalCluster) -> None:
     cluster.apply(workspace("hubbed", preset="local/smollm2"))
-    eventually(lambda: ready(cluster, "hubbed"), within=240, what="WorkspaceReady")
+    eventually(lambda: ready(cluster, "hubbed"), within=300, what="WorkspaceReady")
     found = cluster.get("workspace", "hubbed")
     assert found["status"]["model"]["id"] == "local/smollm2"
     assert found["status"]["estimate"]["nodes"] == 1
@@ -39,6 +39,6 @@ def test_a_model_of_the_hub_is_looked_up_fetched_and_answers(cluster: LocalClust
 
 def test_a_gated_model_says_so_and_buys_nothing(cluster: LocalCluster) -> None:
     cluster.apply(workspace("gated", preset="local/smollm2-gated"))
-    eventually(lambda: why(cluster, "gated") == "HubGated", within=60, what="the reason")
+    eventually(lambda: why(cluster, "gated") == "HubGated", within=300, what="the reason")
     assert cluster.get("workspace", "gated")["status"]["workerNodes"] == []
     cluster.kubectl("delete", "workspace", "gated", "--wait=false")

@@ -29,7 +29,7 @@ def requests_of(log: Path, *, after: int = 0) -> list[dict[str, Any]]:
 
 def test_one_ready_workspace_costs_nothing_but_watches_and_the_lease(cluster: LocalCluster) -> None:
     cluster.apply(workspace_yaml("quiet"))
-    eventually(lambda: ready(cluster, "quiet"), within=120, what="WorkspaceReady")
+    eventually(lambda: ready(cluster, "quiet"), within=300, what="WorkspaceReady")
     settled = threading.Event()
     settled.wait(5)  # the last events of becoming ready are still on their way
     start = cluster.audit_log.stat().st_size

@@ -9,7 +9,7 @@ import yaml
 from tests.support.cluster import ROOT, LocalCluster, eventually
 from tests.system.conftest import condition, ready
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.timeout(1800)]  # it trains, on whatever this machine has left
 EXAMPLE = ROOT / "examples/03-tune-and-serve/workspace.yaml"
 STEPS = 24
 """Half of the example's: the style is learnt by then, the rest is polish."""
@@ -48,8 +48,8 @@ def told(cluster: LocalCluster, name: str, type: str) -> str:
 def test_a_tuning_workspace_is_trained_published_and_served_and_leaves_nothing(cluster: LocalCluster) -> None:
     name = "house"
     cluster.apply(example(EXAMPLE, name, serve=True))
-    eventually(lambda: "step" in told(cluster, name, "TuningSucceeded"), within=180, what="progress in the status")
-    eventually(lambda: ready(cluster, name), within=300, what="WorkspaceReady")
+    eventually(lambda: "step" in told(cluster, name, "TuningSucceeded"), within=600, what="progress in the status")
+    eventually(lambda: ready(cluster, name), within=600, what="WorkspaceReady")
 
     row = cluster.kubectl("get", "workspace", name).splitlines()[1].split()
     assert row[:5] == [name, "Standard_D4s_v5", "True", "True", "True"]
@@ -65,10 +65,10 @@ def test_a_tuning_workspace_is_trained_published_and_served_and_leaves_nothing(c
         assert answer.endswith("Fair winds from the harbour desk."), answer
 
     served_elsewhere(cluster, image=status["image"])
-    cluster.kubectl("delete", "workspace", name, "--timeout=90s")
+    cluster.kubectl("delete", "workspace", name, "--timeout=240s")
     assert cluster.items("machines", "-l", f"kaito.sh/workspace={name}") == []
-    eventually(lambda: cluster.items("jobs", "-l", f"kaito.sh/workspace={name}") == [], within=30, what="no Job")
-    eventually(lambda: cluster.items("pods", "-l", f"kaito.sh/workspace={name}") == [], within=60, what="no pod")
+    eventually(lambda: cluster.items("jobs", "-l", f"kaito.sh/workspace={name}") == [], within=120, what="no Job")
+    eventually(lambda: cluster.items("pods", "-l", f"kaito.sh/workspace={name}") == [], within=180, what="no pod")
 
 
 def served_elsewhere(cluster: LocalCluster, *, image: str) -> None:
@@ -82,12 +82,12 @@ def served_elsewhere(cluster: LocalCluster, *, image: str) -> None:
         "inference": {"preset": {"name": "smollm2-135m-instruct"}, "adapters": [adapter]},
     }
     cluster.apply(yaml.safe_dump(workspace))
-    eventually(lambda: ready(cluster, "borrowed"), within=120, what="WorkspaceReady")
+    eventually(lambda: ready(cluster, "borrowed"), within=300, what="WorkspaceReady")
     assert ask(cluster, "borrowed", HELD_OUT[1]).startswith("Ahoy! ")
     del workspace["inference"]["adapters"]
     cluster.apply(yaml.safe_dump(workspace))
-    eventually(lambda: "Ahoy" not in _answer(cluster), within=120, what="the base model's own manner")
-    cluster.kubectl("delete", "workspace", "borrowed", "--timeout=90s")
+    eventually(lambda: "Ahoy" not in _answer(cluster), within=300, what="the base model's own manner")
+    cluster.kubectl("delete", "workspace", "borrowed", "--timeout=240s")
 
 
 def _answer(cluster: LocalCluster) -> str:
@@ -100,16 +100,16 @@ def test_what_is_wrong_with_a_tuning_is_told_in_its_own_words(cluster: LocalClus
     manifests = list(yaml.safe_load_all(example(EXAMPLE, "broken", serve=False)))
     manifests[1]["tuning"]["input"]["urls"] = ["http://10.244.255.1:8090/03-tune-and-serve/data/no-such.jsonl"]
     cluster.apply(yaml.safe_dump_all(manifests))
-    eventually(lambda: "DownloadRefused" in told(cluster, "broken", "JobStarted"), within=120, what="the reason")
+    eventually(lambda: "DownloadRefused" in told(cluster, "broken", "JobStarted"), within=300, what="the reason")
     assert "404" in told(cluster, "broken", "WorkspaceReady")
     manifests[1]["tuning"]["input"]["urls"] = ["http://127.0.0.1/rows.jsonl"]
     cluster.apply(yaml.safe_dump_all(manifests))
     eventually(
         lambda: "this machine itself" in told(cluster, "broken", "WorkspaceReady"),
-        within=120,
+        within=300,
         what="the guard's reason",
     )
-    cluster.kubectl("delete", "workspace", "broken", "--timeout=90s")
+    cluster.kubectl("delete", "workspace", "broken", "--timeout=240s")
 
 
 @pytest.mark.badinput
@@ -117,6 +117,6 @@ def test_a_configuration_is_judged_before_anything_is_bought(cluster: LocalClust
     manifests = list(yaml.safe_load_all(example(EXAMPLE, "mistaken", serve=False)))
     manifests[0]["data"]["training_config.yaml"] = "training_config: {LoraConfg: {}}"
     cluster.apply(yaml.safe_dump_all(manifests))
-    eventually(lambda: "did you mean LoraConfig" in told(cluster, "mistaken", "WorkspaceReady"), within=30, what="it")
+    eventually(lambda: "did you mean LoraConfig" in told(cluster, "mistaken", "WorkspaceReady"), within=120, what="it")
     assert cluster.items("machines", "-l", "kaito.sh/workspace=mistaken") == []
-    cluster.kubectl("delete", "workspace", "mistaken", "--timeout=60s")
+    cluster.kubectl("delete", "workspace", "mistaken", "--timeout=240s")

@@ -11,7 +11,7 @@ pytestmark = pytest.mark.system
 def test_a_workspace_becomes_an_answering_model_and_leaves_nothing(cluster: LocalCluster) -> None:
     cluster.http(f"{ARM}/control/history", method="DELETE")
     cluster.apply(workspace_yaml("whole-way"))
-    eventually(lambda: ready(cluster, "whole-way"), within=120, what="WorkspaceReady")
+    eventually(lambda: ready(cluster, "whole-way"), within=300, what="WorkspaceReady")
 
     table = cluster.kubectl("get", "workspace", "whole-way").splitlines()
     assert table[0].split() == ["NAME", "INSTANCE", "RESOURCEREADY", "INFERENCEREADY", "WORKSPACEREADY", "AGE"]
@@ -31,8 +31,8 @@ def test_a_workspace_becomes_an_answering_model_and_leaves_nothing(cluster: Loca
     assert cluster.items("machines") == []
     assert pools(cluster) == []
     assert [n["metadata"]["name"] for n in cluster.items("nodes")] == ["kaito-system"]
-    eventually(lambda: cluster.items("deployments", "-l", "kaito.sh/workspace") == [], within=20, what="no Deployment")
-    eventually(lambda: cluster.items("pods", "-l", "kaito.sh/workspace") == [], within=30, what="no pod")
+    eventually(lambda: cluster.items("deployments", "-l", "kaito.sh/workspace") == [], within=300, what="no Deployment")
+    eventually(lambda: cluster.items("pods", "-l", "kaito.sh/workspace") == [], within=300, what="no pod")
     history = cluster.http(f"{ARM}/control/history")
     assert [c["status"] for c in history if c["method"] == "PUT"] == [201]
 
@@ -42,7 +42,7 @@ def test_deleting_while_the_pool_is_creating_leaves_no_pool(cluster: LocalCluste
     cluster.http(f"{ARM}/control/boot", method="PUT", body={"seconds": 600})
     try:
         cluster.apply(workspace_yaml("changed-my-mind"))
-        eventually(lambda: pools(cluster), within=30, what="a pool in Creating")
+        eventually(lambda: pools(cluster), within=300, what="a pool in Creating")
         cluster.kubectl("delete", "workspace", "changed-my-mind", "--timeout=60s")
     finally:
         cluster.http(f"{ARM}/control/boot", method="PUT", body={"seconds": 1})
