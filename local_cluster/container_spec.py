@@ -37,6 +37,8 @@ class ContainerSpec:
     devices: tuple[Bind, ...]
     files: Mapping[str, str]
     stop_signal: signal.Signals = signal.SIGTERM
+    memory_limit: int = 0
+    """Bytes; 0 is none."""
 
 
 def container_spec(config: Any, *, sandbox: Any, image: Image, devices: Iterable[Path] = ()) -> ContainerSpec:
@@ -64,6 +66,7 @@ def container_spec(config: Any, *, sandbox: Any, image: Image, devices: Iterable
             "/etc/resolv.conf": _resolv_conf(sandbox.dns_config),
         },
         stop_signal=_stop_signal(config.stop_signal),
+        memory_limit=max(0, config.linux.resources.memory_limit_in_bytes),
     )
 
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from local_cluster import bubblewrap
+from local_cluster import bubblewrap, memory_limit
 from local_cluster.child import Capture, Child, FirstWord, children, pipes
 from local_cluster.container_log import ContainerLog, LogPipe
 from local_cluster.container_spec import ContainerSpec
@@ -58,6 +58,7 @@ class _Running:
     main: int = 0
     main_descriptor: int = -1
     killed_by_us: bool = False
+    out_of_memory: bool = False
 
     async def ended(self) -> None:
         """Waits for the last process and the last byte."""
@@ -93,6 +94,11 @@ class Container:
     def pid(self) -> int | None:
         """The process above all of its processes; None while it does not run."""
         return self._running.child.pid if self._running else None
+
+    @property
+    def main(self) -> int:
+        """Its own first process; 0 while it does not run."""
+        return self._running.main if self._running else 0
 
     async def start(self, *, mounts_of: int, network: str | None) -> None:
         """Returns when the container's program runs. Raises StartFailed; the container has ended then.
@@ -158,10 +164,19 @@ class Container:
             self._running.log.reopen()
 
     async def _until_ended(self, running: _Running) -> None:
+        limited = asyncio.create_task(self._keep_within(running)) if self.spec.memory_limit else None
         await running.ended()
+        if limited:
+            limited.cancel()
         code = running.child.code
         self.exit = Exit(code=code, reason=_reason(code, running), finished=time.time_ns())
         self._running = None
+
+    async def _keep_within(self, running: _Running) -> None:
+        """Ends it as the kernel ends a group that is over its limit: all of it."""
+        await memory_limit.exceeded(running.child.pid, self.spec.memory_limit)
+        running.out_of_memory = True
+        running.child.kill()
 
     def _failed(self, why: bytes) -> StartFailed:
         message = f"unable to start container process: {why.decode(errors='replace').strip()}"
@@ -170,7 +185,8 @@ class Container:
 
 
 def _reason(code: int, running: _Running) -> str:
-    if code == KILLED and not running.killed_by_us and _kernel_kills() > running.kernel_kills:
+    by_kernel = not running.killed_by_us and _kernel_kills() > running.kernel_kills
+    if code == KILLED and (running.out_of_memory or by_kernel):
         return "OOMKilled"
     return "Completed" if code == 0 else "Error"
 

@@ -144,7 +144,7 @@ def container_status(record: ContainerRecord) -> Any:
 
 
 def container_stats(record: ContainerRecord, usage: Usage) -> Any:
-    """The stats of ContainerStats. Nothing is known of its writable layer, which is in memory."""
+    """The stats of ContainerStats."""
     now = time.time_ns()
     return cri.ContainerStats(
         attributes=cri.ContainerAttributes(
@@ -158,7 +158,7 @@ def container_stats(record: ContainerRecord, usage: Usage) -> Any:
         writable_layer=cri.FilesystemUsage(
             timestamp=now,
             fs_id=cri.FilesystemIdentifier(mountpoint="/"),
-            used_bytes=cri.UInt64Value(value=0),
+            used_bytes=cri.UInt64Value(value=usage.files),
             inodes_used=cri.UInt64Value(value=0),
         ),
     )

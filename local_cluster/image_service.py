@@ -1,18 +1,19 @@
-"""ImageService of CRI: the table of images. Nothing is ever pulled; what is not in the table is not found."""
+"""ImageService of CRI: the table of images. Nothing is pulled; what is not in the table is not found, or not given."""
 
 import time
 from typing import Any
 
+from local_cluster import pull
 from local_cluster.cri import api_pb2 as cri
-from local_cluster.cri_server import NotFound
 from local_cluster.images import Images, image_id
 
 
 class ImageService:
-    """Answers what the kubelet asks about images."""
+    """Answers what the kubelet asks about images. ``registry``: the host of the cluster's own, which is asked first."""
 
-    def __init__(self, images: Images) -> None:
+    def __init__(self, images: Images, *, registry: str = "") -> None:
         self._images = images
+        self._registry = registry
 
     async def list_images(self, request: Any) -> Any:
         """All of them, or the one asked for."""
@@ -26,10 +27,11 @@ class ImageService:
         return cri.ImageStatusResponse(image=self._image(name) if name else None)
 
     async def pull_image(self, request: Any) -> Any:
-        """The id of an image that is there. Raises NotFound."""
-        name = self._images.name_of(request.image.image)
+        """The id of an image that is there. Raises CriError."""
+        reference, login = request.image.image, request.auth
+        name = self._images.name_of(reference)
         if name is None:
-            raise NotFound(f"{request.image.image}: not found")
+            await pull.refuse(reference, host=self._registry, user=login.username, password=login.password)
         return cri.PullImageResponse(image_ref=image_id(name))
 
     async def remove_image(self, _request: Any) -> Any:

@@ -13,6 +13,10 @@ from typing import Any
 
 from local_cluster import linux
 
+KEPT_FREE = "local.kaito.sh/disk-kept-free-percent"
+"""A label: how much of its disk a node's kubelet keeps free. With less the node has disk pressure."""
+MEASURABLE = ("ext2", "ext3", "ext4", "overlay", "xfs")
+"""File systems that cadvisor knows. A kubelet that is to measure another does not start."""
 PRIVATE = ("/var/lib/kubelet", "/var/log")
 """Where the kubelet writes whatever its flags say: the device-plugin socket and links to container logs."""
 
@@ -39,6 +43,8 @@ class Node:
     gpus: int = 0
     cgroup: str = ""
     """Where the control groups of its pods are; "" if it limits no pods."""
+    measured: bool = True
+    """Whether a kubelet can tell how full its disk is."""
 
     @property
     def address(self) -> str:
@@ -57,7 +63,8 @@ class Node:
 
 
 def configuration(node: Node) -> dict[str, Any]:
-    """The KubeletConfiguration: nothing is evicted, for the machine is not the kubelet's."""
+    """The KubeletConfiguration: a pod that takes more than it may is evicted, and nobody else, for the machine is not
+    the kubelet's. A node with the label KEPT_FREE is the exception."""
     return {
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
         "kind": "KubeletConfiguration",
@@ -74,7 +81,7 @@ def configuration(node: Node) -> dict[str, Any]:
             "imagefs.available": "0%",
             "imagefs.inodesFree": "0%",
             "memory.available": "0%",
-            "nodefs.available": "0%",
+            "nodefs.available": f"{node.labels.get(KEPT_FREE, 0)}%",
             "nodefs.inodesFree": "0%",
         },
         "failCgroupV1": False,
@@ -82,7 +89,7 @@ def configuration(node: Node) -> dict[str, Any]:
         "featureGates": {"KubeletInUserNamespace": True},
         "healthzPort": 0,
         "imageGCHighThresholdPercent": 100,  # none is ever thrown away, however full the machine's disk is
-        "localStorageCapacityIsolation": False,
+        "localStorageCapacityIsolation": node.measured,
         "makeIPTablesUtilChains": False,
         "podLogsDir": str(node.directory / "pods"),
         "providerID": node.provider_id,
@@ -90,7 +97,7 @@ def configuration(node: Node) -> dict[str, Any]:
         "registerWithTaints": [{"key": t.key, "value": t.value, "effect": t.effect} for t in node.taints],
         "resolvConf": "",
         "serializeImagePulls": False,
-        "volumeStatsAggPeriod": "-1s",
+        "volumeStatsAggPeriod": "10s" if node.measured else "-1s",
     }
 
 

@@ -55,6 +55,17 @@ def tmpfs(target: str | Path, *, mode: str = "755") -> None:
     mount("tmpfs", target, kind="tmpfs", flags=Mount.NO_SUID | Mount.NO_DEV, data=f"mode={mode}")
 
 
+def filesystem(place: Path) -> str:
+    """The type of the file system that ``place`` is on, such as ext4; "" where the table of mounts does not tell."""
+    device = place.stat().st_dev
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        of_mount, _, of_filesystem = line.partition(" - ")  # proc_pid_mountinfo(5)
+        if of_mount.split()[2] == wanted:
+            return of_filesystem.split()[0]
+    return ""
+
+
 def share(place: Path) -> None:
     """Makes ``place`` a mount whose later mounts below appear in every copy of this mount namespace, and back."""
     bind(place, place)

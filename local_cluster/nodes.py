@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from local_cluster import kubelet
+from local_cluster import kubelet, linux
 from local_cluster.api import Api, Refused
 from local_cluster.azure_machines import VirtualMachine
 from local_cluster.control_plane import ControlPlane
@@ -70,15 +70,18 @@ class Nodes:
         """A new node; returns when its kubelet runs, which is before it has registered."""
         if machine.name in self._running:
             return
+        directory = self._directory / machine.name
+        directory.mkdir(parents=True, exist_ok=True)
         node = Node(
             name=machine.name,
             index=self._free_index(),
-            directory=self._directory / machine.name,
+            directory=directory,
             labels=machine.labels,
             taints=machine.taints,
             provider_id=machine.provider_id,
             gpus=machine.gpus,
             cgroup=f"{self._cgroup}/{machine.name}" if self._cgroup else "",
+            measured=linux.filesystem(directory) in kubelet.MEASURABLE,
         )
         program = self._kubelet(node)
         runtime = self._make_runtime(node, lambda: program.pid)
@@ -134,7 +137,6 @@ class Nodes:
 
     def _kubelet(self, node: Node) -> Program:
         """The kubelet, with its files written. It speaks as the node it is, so that the Node authorizer applies."""
-        node.directory.mkdir(parents=True, exist_ok=True)
         identity = node.directory / "kubeconfig"
         write_secret(
             identity,

@@ -16,7 +16,7 @@ import grpc
 
 from local_cluster import cri_messages as messages
 from local_cluster.container_spec import ContainerSpec, container_spec
-from local_cluster.container_usage import Usage, usage
+from local_cluster.container_usage import Usage, usage, written
 from local_cluster.containers import Container, NotRunning, StartFailed
 from local_cluster.cri import api_pb2 as cri
 from local_cluster.cri_messages import ContainerRecord, SandboxRecord
@@ -31,7 +31,8 @@ log = logging.getLogger(__name__)
 
 
 class ProcessRuntime:
-    """One node's runtime. ``kubelet_pid`` answers whose mounts containers see; ``gpus``: whether they get the GPUs."""
+    """One node's runtime. ``kubelet_pid`` answers whose mounts containers see; ``gpus``: whether they get the GPUs;
+    ``registry``: the host that images which are not in the table are asked for."""
 
     def __init__(
         self,
@@ -41,9 +42,11 @@ class ProcessRuntime:
         kubelet_pid: Callable[[], int | None],
         *,
         gpus: bool = False,
+        registry: str = "",
     ) -> None:
         self._node_name = node_name
         self._images = images
+        self._registry = registry
         self._network = network
         self._kubelet_pid = kubelet_pid
         self._devices = tuple(sorted(Path("/dev").glob("nvidia*"))) if gpus else ()
@@ -56,7 +59,7 @@ class ProcessRuntime:
         await self._network.open()
         await self._streaming.open()
         server = grpc.aio.server()
-        images = ImageService(self._images)
+        images = ImageService(self._images, registry=self._registry)
         server.add_generic_rpc_handlers((handlers("RuntimeService", self), handlers("ImageService", images)))
         server.add_insecure_port(f"unix:{socket_path}")
         await server.start()
@@ -125,7 +128,7 @@ class ProcessRuntime:
         return cri.ListPodSandboxResponse(items=[messages.sandbox_item(sandbox) for sandbox in found])
 
     async def update_pod_sandbox_resources(self, _request: Any) -> Any:
-        """Accepted without effect: no resources are limited here."""
+        """Accepted without effect: a pod as a whole is not limited here."""
         return cri.UpdatePodSandboxResourcesResponse()
 
     # Containers.
@@ -182,7 +185,7 @@ class ProcessRuntime:
         return cri.ContainerStatusResponse(status=messages.container_status(record))
 
     async def update_container_resources(self, _request: Any) -> Any:
-        """Accepted without effect: no resources are limited here."""
+        """Accepted without effect: a limit holds as it was when the container began."""
         return cri.UpdateContainerResourcesResponse()
 
     async def reopen_container_log(self, request: Any) -> Any:
@@ -272,4 +275,7 @@ class ProcessRuntime:
 
 
 def _usage(record: ContainerRecord) -> Usage:
-    return usage(record.container.pid) if record.container.pid else Usage()
+    container = record.container
+    if not container.pid:
+        return Usage()
+    return usage(container.pid) + (written(container.main) if container.main else Usage())

@@ -217,7 +217,7 @@ def process_runtimes() -> MakeRuntime:
 
     def make(node: Node, kubelet_pid: Callable[[], int | None]) -> ProcessRuntime:
         network = PodNetwork(node_address=node.address, pod_range=node.pod_range)
-        return ProcessRuntime(node.name, images, network, kubelet_pid, gpus=node.gpus > 0)
+        return ProcessRuntime(node.name, images, network, kubelet_pid, gpus=node.gpus > 0, registry=REGISTRY)
 
     return make
 

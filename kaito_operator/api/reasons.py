@@ -73,6 +73,7 @@ class Reason(StrEnum):
     PODS_REFUSED = "PodsRefused"
     UNSCHEDULABLE = "Unschedulable"
     IMAGE_PULL_ERROR = "ImagePullError"
+    IMAGE_PULL_DENIED = "ImagePullDenied"
     CONTAINER_START_ERROR = "ContainerStartError"
     CRASH_LOOP = "ContainerCrashLoopBackOff"
     OUT_OF_MEMORY = "ContainerOOMKilled"

@@ -18,6 +18,8 @@ PROBE_SECONDS = 60.0
 """A server that has started and does not pass its readiness probe for so long is not only busy."""
 MOUNT_SECONDS = 60.0
 """A pod whose volumes are not there by then mounts something that does not exist."""
+EVICTION_SECONDS = 300.0
+"""For so long an eviction is told as the cause of what the pod in its place still has to do."""
 LONGEST_QUOTE = 300
 ACCESS_SECRET = "modelAccessSecret"  # noqa: S105 - the name of a field
 KILLED = 137
@@ -37,6 +39,9 @@ WAITS = {
     "RunContainerError": (Reason.CONTAINER_START_ERROR, "see the message"),
 }
 """The kubelet's reason for not starting a container → ours, and what to do."""
+DENIED = ("401 Unauthorized", "403 Forbidden", "authorization failed", "pull access denied", "unauthorized:")
+"""Of the words of containerd, CRI-O and Docker about a registry that gives an image to others only."""
+MAY_PULL = "name a Secret that may pull it in imagePullSecrets, or give the nodes access to the registry"
 MODEL_FAILURES = {
     ExitCode.DISK_FULL: (Reason.DISK_FULL, "take a larger instanceType, or a node with a larger disk"),
     ExitCode.HUB_GATED: (
@@ -68,11 +73,14 @@ def inference(deployment: Manifest | None, pods: Sequence[Pod], *, count: int, n
     if refused.get("status") == "True":
         return wrong(Reason.PODS_REFUSED, f"the API server refuses the pods: {refused.get('message', '')}")
     living = [pod for pod in pods if not pod.deleting and pod.phase not in ("Failed", "Succeeded")]
-    if found := trouble(living, pods, now=now):
+    found = trouble(living, pods, now=now)
+    if found is not None and found.status == "False":
         return found
-    doing = (progress(pod) for pod in living if not is_true(pod.conditions, "Ready"))
-    told = f"{ready} of {count} replicas answer; {next(doing, 'the pods are being created')}"
-    return waiting(Reason.INFERENCE_PENDING, told)
+    doing = next((progress(pod) for pod in living if not is_true(pod.conditions, "Ready")), "")
+    if doing and (evicted := _evicted_lately(pods, instead=doing, now=now)):
+        return evicted
+    told = f"{ready} of {count} replicas answer; {doing or 'the pods are being created'}"
+    return found or waiting(Reason.INFERENCE_PENDING, told)
 
 
 def _answering(deployment: Manifest) -> int:
@@ -138,16 +146,29 @@ def _not_mounted(pod: Pod, *, now: datetime) -> Finding | None:
     return wrong(Reason.VOLUME_NOT_MOUNTED, told, cure=f"see whether {named} exist and have a .dockerconfigjson")
 
 
-def _evicted(pod: Pod) -> Finding | None:
+def _evicted(pod: Pod, *, instead: str = "", look_again: float | None = None) -> Finding | None:
     if pod.reason != "Evicted":
         return None
-    return wrong(Reason.POD_EVICTED, f"Pod {pod.name} was evicted from Node {pod.node_name}: {pod.message}")
+    told = f"Pod {pod.name} was evicted from Node {pod.node_name}: {pod.message.strip()}"
+    return wrong(Reason.POD_EVICTED, f"{told.rstrip('.')}. {instead}" if instead else told, look_again=look_again)
+
+
+def _evicted_lately(pods: Sequence[Pod], *, instead: str, now: datetime) -> Finding | None:
+    """A pod that is there in the place of an evicted one knows nothing of that, and may well end in the same way."""
+    for pod in sorted(pods, key=lambda pod: (pod.created_at, pod.name), reverse=True):
+        ends = [container.ended.at for container in pod.containers if container.ended and container.ended.at]
+        left = EVICTION_SECONDS - (now - max(ends)).total_seconds() if ends else 0.0
+        if left > 0 and (found := _evicted(pod, instead=instead, look_again=left + 1)):
+            return found
+    return None
 
 
 def _not_started(pod: Pod) -> Finding | None:
     for container in pod.containers:
         if container.waits in WAITS:
             reason, cure = WAITS[container.waits]
+            if reason is Reason.IMAGE_PULL_ERROR and any(words in container.waits_message for words in DENIED):
+                reason, cure = Reason.IMAGE_PULL_DENIED, MAY_PULL
             said = _quoted(_cause(container.waits_message) or container.waits)
             what = f"Pod {pod.name}, container {container.name}, image {container.image}"
             return wrong(reason, f"{what}: {said}", cure=cure)

@@ -99,6 +99,7 @@ class Ended:
     exit_code: int
     reason: str
     message: str
+    at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,7 +289,13 @@ def _container(status: Mapping[str, Any]) -> Container:
 def _ended(terminated: Mapping[str, Any] | None) -> Ended | None:
     if terminated is None:
         return None
-    return Ended(terminated.get("exitCode", 0), terminated.get("reason", ""), terminated.get("message", ""))
+    at = terminated.get("finishedAt")
+    return Ended(
+        exit_code=terminated.get("exitCode", 0),
+        reason=terminated.get("reason", ""),
+        message=terminated.get("message", ""),
+        at=moment(at) if at else None,
+    )
 
 
 def owned_by(manifest: Manifest, uid: str) -> bool:

@@ -3,6 +3,7 @@
 import base64
 import json
 import stat
+from dataclasses import replace
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -81,6 +82,18 @@ def test_a_kubelet_gets_what_the_cloud_says_about_its_machine() -> None:
     given = flags(argv[4:])
     assert argv[3:5] == ["with-one-user", "/bin/kubelet"]
     assert (given["hostname-override"], given["node-ip"], given["node-labels"]) == (NODE.name, NODE.address, "a=1,b=2")
+
+
+def test_a_kubelet_measures_and_evicts_where_it_can_and_keeps_free_what_a_label_says() -> None:
+    free = {f"{place}fs.{what}" for place in ("node", "image") for what in ("available", "inodesFree")}
+    nobody = dict.fromkeys({*free, "memory.available"}, "0%")
+    plain = kubelet.configuration(NODE)
+    assert plain["evictionHard"] == nobody
+    full = kubelet.configuration(replace(NODE, labels={kubelet.KEPT_FREE: "99"}))
+    assert full["evictionHard"] == {**nobody, "nodefs.available": "99%"}
+    for measured in (True, False):
+        config = kubelet.configuration(replace(NODE, measured=measured))
+        assert config["localStorageCapacityIsolation"] is measured
 
 
 def test_the_signing_key_is_a_p256_key_and_never_the_same() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from local_cluster import namespace
 from local_cluster.errors import LocalClusterError
-from local_cluster.linux import CHOWN, SECCOMP_RET_ALLOW, SECCOMP_RET_ERRNO, chown_filter
+from local_cluster.linux import CHOWN, SECCOMP_RET_ALLOW, SECCOMP_RET_ERRNO, chown_filter, filesystem
 
 
 def _namespaces() -> bool:
@@ -50,6 +50,12 @@ print(attempt())
 os.execlp("chown", "chown", "65532:65532", sys.argv[1])
 """
     assert in_a_namespace(program, str(tmp_path / "token")) == "Invalid argument\nowner 0\n"
+
+
+def test_the_file_system_of_a_place_is_known_where_the_table_of_mounts_has_it(tmp_path: Path) -> None:
+    told = subprocess.run(["stat", "--file-system", "--format=%T", "/proc"], capture_output=True, text=True, check=True)
+    assert filesystem(Path("/proc")) == told.stdout.strip() == "proc"
+    assert filesystem(tmp_path) == filesystem(tmp_path.parent)
 
 
 @needs_user_namespaces

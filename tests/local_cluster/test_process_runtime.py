@@ -376,6 +376,35 @@ async def test_what_a_container_takes_is_counted(node: Cri) -> None:
     assert stats.cpu.usage_core_nano_seconds.value > 0
 
 
+def limited(memory: int) -> dict[str, object]:
+    return {"linux": {"resources": {"memory_limit_in_bytes": memory}}}
+
+
+async def test_a_container_that_takes_more_memory_than_it_may_is_ended_as_the_kernel_would(node: Cri) -> None:
+    held = "import os, time; held = bytearray(1) * 60_000_000; {}; time.sleep({})"
+    pod, within = await node.pod(), limited(100_000_000)
+    alone = ("python", "-c", held.format("pass", 1))
+    status = await node.ended(await node.start(pod, *alone, image=OPERATOR, **within))
+    assert (status.exit_code, status.reason) == (0, "Completed")
+    shared = ("python", "-c", held.format("os.fork()", 1))  # twice as much, if what is shared counted twice
+    status = await node.ended(await node.start(pod, *shared, image=OPERATOR, **within))
+    assert (status.exit_code, status.reason) == (0, "Completed")
+    children = (
+        "sh",
+        "-c",
+        f'python -c "{held.format("pass", 1000)}" & python -c "{held.format("pass", 1000)}"; echo over',
+    )
+    status = await node.ended(await node.start(pod, *children, image=OPERATOR, **within))
+    assert (status.exit_code, status.reason) == (137, "OOMKilled")
+
+
+async def test_what_a_container_writes_beside_its_volumes_is_counted(node: Cri) -> None:
+    container = await node.start(await node.pod(), *sh("head -c 3000000 /dev/zero > /tmp/x; echo up; sleep 1000"))
+    await node.speaks(container)
+    stats = (await node.call("ContainerStats", container_id=container)).stats
+    assert 3_000_000 <= stats.writable_layer.used_bytes.value < 4_000_000
+
+
 # The network.
 
 

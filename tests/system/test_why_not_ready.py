@@ -1,12 +1,4 @@
-"""What keeps a model from answering, as a real kubelet and a real scheduler tell of it, read off the status.
-
-Not here, for this cluster's runtime cannot make them honestly; ``test_why_no_answer`` and
-``test_why_no_machine`` have each as a kubelet records it:
-
-- pull denied: images are a table, so one is there or not found; no registry is asked that could deny.
-- OOMKilled: a container here is a process without a memory limit of its own, so the kernel would end anybody.
-- evicted, disk pressure: the disk is the machine's own, so these kubelets are told never to evict.
-"""
+"""What keeps a model from answering, as a real kubelet and a real scheduler tell of it, read off the status."""
 
 import json
 from collections.abc import Iterator
@@ -15,11 +7,14 @@ from typing import Any
 import pytest
 
 from local_cluster.images import OPERATOR, SHELL
+from local_cluster.kubelet import KEPT_FREE
+from local_cluster.supervisor import REGISTRY
 from tests.support.cluster import LocalCluster, eventually
 from tests.system.conftest import condition, ready
 
 pytestmark = pytest.mark.system
-EDITED, LOADS, UNREADY, LABEL = "why-not", "why-loading", "why-unready", "diagnosed"
+EDITED, LABEL = "why-not", "diagnosed"
+LOADS, UNREADY, EVICTED, FULL = "why-loading", "why-unready", "why-evicted", "why-full"
 WITHIN = 90.0
 SLOWLY = 180.0
 """A machine is bought, and a probe has failed for a minute, before it is told."""
@@ -27,6 +22,7 @@ PENDING = "WorkspaceInferenceStatusPending"
 """Nothing is wrong so far: the condition is neither True nor False."""
 LAST_WORDS = {"terminationMessagePolicy": "FallbackToLogsOnError"}
 LOADING = json.dumps({"status": "loading", "progress": "weights 3 of 8 GiB, 12 s"})
+HOLDS = "python -c 'import time; held = bytes(1) * 200_000_000; time.sleep(1000)'"
 SERVES = f"echo '{LOADING}' > /tmp/readyz; exec python -m http.server 5000 --directory /tmp"
 NEVER = {"httpGet": {"path": "/not-there", "port": 5000}, "periodSeconds": 2, "failureThreshold": 1000}
 
@@ -35,11 +31,11 @@ def container(*script: str, **others: Any) -> dict[str, Any]:
     return {"name": "inference", "image": SHELL, "command": ["sh", "-c", "; ".join(script)], **LAST_WORDS, **others}
 
 
-def server(**probe: Any) -> dict[str, Any]:
-    """What answers on KAITO's port, but never what this probe asks for."""
-    volume = {"name": "tmp", "emptyDir": {}}
+def server(*first: str, limit: dict[str, str] | None = None, **probe: Any) -> dict[str, Any]:
+    """What answers on KAITO's port, but never what this probe asks for. ``limit``: of its volume."""
+    volume = {"name": "tmp", "emptyDir": limit or {}}
     mounted = {"volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}]}
-    return {"containers": [container(SERVES, image=OPERATOR, **mounted, **probe)], "volumes": [volume]}
+    return {"containers": [container(*first, SERVES, image=OPERATOR, **mounted, **probe)], "volumes": [volume]}
 
 
 Case = tuple[dict[str, Any], str, tuple[str, ...]]
@@ -48,6 +44,16 @@ CASES: dict[str, Case] = {
         {"containers": [container("true", image="example.com/none:1")]},
         "ImagePullError",
         ("container inference, image example.com/none:1", "not found"),
+    ),
+    "an image that is for others": (
+        {"containers": [container("true", image=f"{REGISTRY}/team/private:1")]},
+        "ImagePullDenied",
+        (f"image {REGISTRY}/team/private:1", "pull access denied", "imagePullSecrets"),
+    ),
+    "too little memory": (
+        {"containers": [container(HOLDS, image=OPERATOR, resources={"limits": {"memory": "64Mi"}})]},
+        "ContainerOOMKilled",
+        ("container inference was killed: out of memory", "larger instanceType"),
     ),
     "a crash": (
         {"containers": [container("echo KeyError: x >&2", "exit 3")]},
@@ -79,18 +85,26 @@ CASES: dict[str, Case] = {
 SLOW: dict[str, Case] = {
     LOADS: (server(startupProbe=NEVER), PENDING, ("loads the model: weights 3 of 8 GiB",)),
     UNREADY: (server(readinessProbe=NEVER), "ProbeFailing", ("has not passed its readiness probe since",)),
+    EVICTED: (
+        server("head -c 3000000 /dev/zero > /tmp/cache", limit={"sizeLimit": "1Mi"}, readinessProbe=NEVER),
+        "PodEvicted",
+        ("was evicted from Node aks-", 'Usage of EmptyDir volume "tmp" exceeds the limit "1Mi". Pod'),
+    ),
+    FULL: (server(), "NodeDiskPressure", ("has DiskPressure: kubelet has disk pressure", "free some")),
 }
 """On a machine each, meanwhile."""
+MORE_LABELS = {FULL: {KEPT_FREE: "99"}}
 
 
 def workspace(name: str, spec: dict[str, Any], *, instance_type: str) -> str:
     """A Workspace of the user's own template, as JSON, which is YAML."""
+    labels = {LABEL: name, **MORE_LABELS.get(name, {})}
     return json.dumps(
         {
             "apiVersion": "kaito.sh/v1alpha1",
             "kind": "Workspace",
             "metadata": {"name": name, "namespace": "default"},
-            "resource": {"instanceType": instance_type, "labelSelector": {"matchLabels": {LABEL: name}}},
+            "resource": {"instanceType": instance_type, "labelSelector": {"matchLabels": labels}},
             "inference": {"template": {"spec": {"terminationGracePeriodSeconds": 1, **spec}}},
         }
     )
@@ -104,7 +118,7 @@ def await_told(cluster: LocalCluster, name: str, case: Case, *, within: float) -
     _, reason, says = case
 
     def told() -> dict[str, Any] | None:
-        found = condition(cluster.get("workspace", name), "InferenceReady")
+        found = condition(cluster.get("workspace", name), "ResourceReady" if name == FULL else "InferenceReady")
         return found if found.get("reason") == reason and all(words in found["message"] for words in says) else None
 
     found = eventually(told, within=within, what=f"{name}: {reason}: {says}")

@@ -24,6 +24,8 @@ POD = "Pod chat-6d9f-x2x4z"
 IMAGE = "kaito/kaito-smollm2-135m-instruct:0.1.0"
 WHAT = f"{POD}, container inference"
 PULL = "see whether the image exists and imagePullSecrets may pull it"
+MAY_PULL = "name a Secret that may pull it in imagePullSecrets, or give the nodes access to the registry"
+NO_LOGIN = "repository does not exist or may require authorization: authorization failed: no basic auth credentials"
 
 
 def inference(*pods: dict[str, Any], status: dict[str, Any] | None = None) -> tuple[str, str, str]:
@@ -115,8 +117,13 @@ TROUBLE: dict[str, tuple[dict[str, Any], str, str]] = {
     ),
     "an image that may not be pulled": (
         waits("ErrImagePull", f'failed to pull and unpack image "{IMAGE}": 401 Unauthorized'),
-        "ImagePullError",
-        f'{WHAT}, image {IMAGE}: failed to pull and unpack image "{IMAGE}": 401 Unauthorized. What to do: {PULL}',
+        "ImagePullDenied",
+        f'{WHAT}, image {IMAGE}: failed to pull and unpack image "{IMAGE}": 401 Unauthorized. What to do: {MAY_PULL}',
+    ),
+    "an image for whose registry there is no password": (
+        waits("ImagePullBackOff", f'Back-off pulling image "{IMAGE}": ErrImagePull: pull access denied, {NO_LOGIN}'),
+        "ImagePullDenied",
+        f"{WHAT}, image {IMAGE}: pull access denied, {NO_LOGIN}. What to do: {MAY_PULL}",
     ),
     "a kill without words": (
         with_container(restarts=1, before=ended(137)),
@@ -202,6 +209,22 @@ def test_an_eviction_of_the_past_does_not_hide_what_is_now() -> None:
     evicted = a_pod("chat-a", node="n", phase="Failed", reason="Evicted")
     loading = a_pod("chat-b", node="n", containers=[a_container()])
     assert inference(evicted, loading)[2] == "0 of 1 replicas answer; Pod chat-b loads the model"
+
+
+def evicted(at: str) -> dict[str, Any]:
+    """A pod that took too much, as a kubelet leaves it."""
+    container = a_container(terminated={**ended(143), "finishedAt": at})
+    message = 'Usage of EmptyDir volume "cache" exceeds the limit "1Gi". '
+    return a_pod("chat-a", node="n", phase="Failed", reason="Evicted", message=message, containers=[container])
+
+
+def test_the_pod_in_the_place_of_one_that_was_just_evicted_does_not_hide_why() -> None:
+    loading = a_pod("chat-b", node="n", containers=[a_container()])
+    told = 'Pod chat-a was evicted from Node n: Usage of EmptyDir volume "cache" exceeds the limit "1Gi"'
+    assert inference(evicted(A_MINUTE_AGO), loading) == ("False", "PodEvicted", f"{told}. Pod chat-b loads the model")
+    assert inference(evicted("2026-01-02T11:54:59Z"), loading)[:2] == ("Unknown", "WorkspaceInferenceStatusPending")
+    crashes = a_pod("chat-b", node="n", phase="Running", containers=[a_container(restarts=1, before=KEY_ERROR)])
+    assert inference(evicted(A_MINUTE_AGO), crashes)[1] == "ContainerCrashLoopBackOff", "what is wrong now comes first"
 
 
 def test_pods_that_the_api_server_refuses_are_told() -> None:
