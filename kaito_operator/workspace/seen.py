@@ -289,13 +289,8 @@ def _container(status: Mapping[str, Any]) -> Container:
 def _ended(terminated: Mapping[str, Any] | None) -> Ended | None:
     if terminated is None:
         return None
-    at = terminated.get("finishedAt")
-    return Ended(
-        exit_code=terminated.get("exitCode", 0),
-        reason=terminated.get("reason", ""),
-        message=terminated.get("message", ""),
-        at=moment(at) if at else None,
-    )
+    at = moment(terminated["finishedAt"]) if terminated.get("finishedAt") else None
+    return Ended(terminated.get("exitCode", 0), terminated.get("reason", ""), terminated.get("message", ""), at)
 
 
 def owned_by(manifest: Manifest, uid: str) -> bool:
