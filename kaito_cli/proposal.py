@@ -22,6 +22,7 @@ from presets.estimate_tuning import Method, Tuning
 from presets.fit import problems
 from presets.loading import Loading, loading
 from presets.prices.price import Cloud, Price
+from presets.target_modules import FAMILIES
 
 if TYPE_CHECKING:
     from kaito_cli.plan import Question
@@ -139,7 +140,7 @@ def proposed_tuning(
 ) -> Proposal:
     """Tuning: with the defaults of the method, on the machine asked for or the cheapest that holds it."""
     method: Method = "lora" if asked.method == "lora" else "qlora"
-    targets = model.target_modules or ("q_proj", "v_proj")
+    targets = model.target_modules or FAMILIES["llama"]
     wanted = Tuning(method=method, targets=targets, sequence=min(context, 2048), checkpointing=True)
     able = tuning_offers(model, wanted, catalog=catalog, prices=prices, cloud=cloud)
     low = cheapest(able)

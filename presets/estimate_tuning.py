@@ -17,6 +17,7 @@ from presets.estimate import (
     quantised,
     weight_bytes,
 )
+from presets.target_modules import FAMILIES
 
 Method = Literal["lora", "qlora"]
 Optimizer = Literal["adamw", "adamw_8bit", "sgd"]
@@ -40,7 +41,7 @@ class Tuning:
 
     method: Method
     rank: int = 8
-    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
+    targets: tuple[str, ...] = FAMILIES["llama"]
     batch: int = 1
     sequence: int = 2048
     checkpointing: bool = False

@@ -20,6 +20,7 @@ from presets.estimate import (
     serving_on_cpu,
     weight_bytes,
 )
+from presets.target_modules import FAMILIES
 
 EXACT = ConfigDict(extra="forbid")
 Positive = Annotated[int, Field(gt=0, strict=True)]
@@ -60,8 +61,8 @@ class Model:
     distributed: StrictBool = False
     """Whether one replica may spread over several machines."""
     tuning: StrictBool = False
-    target_modules: tuple[str, ...] = ()
-    """What LoRA is usually put beside."""
+    adapter_family: Literal["", "llama", "phi3", "phi", "falcon"] = ""
+    """Whose names its linear layers have; see ``target_modules.FAMILIES``."""
     revision: str = ""
     """The commit of the Hub that its figures are of; "" for a row of the catalogue."""
     image_tag: str = ""
@@ -100,6 +101,11 @@ class Model:
     def of_kaito(self) -> bool:
         """Whether KAITO 0.3 has it, with an image that is public or that its users build."""
         return bool(self.image_tag or self.image_arguments)
+
+    @property
+    def target_modules(self) -> tuple[str, ...]:
+        """What an adapter lies beside unless its configuration names something else; nothing if it is not tuned."""
+        return FAMILIES[self.adapter_family] if self.adapter_family else ()
 
     @property
     def weights(self) -> Weights:

@@ -1,5 +1,6 @@
 """Every family of models: what the adapter lies beside, and whether examples may lie side by side."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,6 +9,9 @@ from peft import get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.pytorch_utils import Conv1D
 
+from presets.architecture import Architecture
+from presets.catalog import Model, load_catalog
+from presets.estimate_tuning import adapter_parameters
 from presets.training_config import default_text, parse
 from tuning_runner import document_attention
 from tuning_runner.batches import Batches, keeps_apart
@@ -18,6 +22,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning"),  # transformers' own, about old names of a few families
     pytest.mark.filterwarnings("ignore:fan_in_fan_out"),  # peft sets it right by itself
 ]
+CATALOG = load_catalog()
 SIZES = {
     "vocab_size": 128,
     "hidden_size": 32,
@@ -56,6 +61,40 @@ def test_an_adapter_lies_beside_every_linear_layer_but_the_head(family: str) -> 
     }
     tuned = get_peft_model(small, lora(parse(default_text("lora"), method="lora"), small)).base_model.model
     assert {name for name, each in tuned.named_modules() if hasattr(each, "lora_A")} == layers
+
+
+@pytest.mark.parametrize("name", sorted(model.name for model in CATALOG.models.values() if model.tuning))
+def test_the_catalogue_reckons_with_the_adapter_that_is_trained(name: str) -> None:
+    """Two layers of the model's own sizes, without their weights, given the adapter that the trainer gives them."""
+    row = CATALOG.models[name]
+    of = replace(row.architecture, layers=2)
+    with torch.device("meta"):
+        shaped = AutoModelForCausalLM.from_config(AutoConfig.for_model(row.adapter_family, **_sizes(row, of)))
+    config = lora(parse(default_text("lora"), method="lora"), shaped)
+    tuned = get_peft_model(shaped, config, low_cpu_mem_usage=True)
+    trained = sum(each.numel() for each in tuned.parameters() if each.requires_grad)
+    assert set(config.target_modules) == set(row.target_modules)
+    assert trained == adapter_parameters(of, rank=8, targets=row.target_modules)
+
+
+def _sizes(row: Model, of: Architecture) -> dict[str, Any]:
+    """As config.json has them."""
+    made = {
+        "vocab_size": 128,
+        "hidden_size": of.hidden,
+        "num_hidden_layers": of.layers,
+        "num_attention_heads": of.heads,
+        "num_key_value_heads": of.kv_heads,
+        "intermediate_size": of.intermediate,
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    }
+    if row.adapter_family == "llama":
+        return {**made, "head_dim": of.head_size}
+    if row.adapter_family == "falcon":
+        return {**made, "new_decoder_architecture": of.kv_heads > 1, "num_kv_heads": of.kv_heads, "bias": False}
+    return made
 
 
 @pytest.mark.parametrize("family", FAMILIES)
