@@ -34,7 +34,9 @@ class Settings(BaseModel):
         "text-generation", description="what a prompt is: a text to go on with, or a user's message to reply to"
     )
     torch_dtype: Literal["auto", "bfloat16", "float16", "float32", "float64"] = Field(
-        "auto", description="number format of the weights; auto is the one they are stored in"
+        "auto",
+        description="number format of the weights; auto is the one they are stored in; a card without bfloat16 gets"
+        " float16",
     )
     device_map: str = Field("auto", description="auto, cpu, cuda, cuda:N, or a strategy of accelerate")
     load_in_4bit: bool = Field(False, description="quantise to 4 bits by bitsandbytes")

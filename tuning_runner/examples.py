@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from presets.tuning_steps import ExitCode
@@ -27,6 +27,8 @@ class Example:
 
     prompt: Messages | str
     answer: Messages | str
+    row: int = field(default=0, compare=False)
+    """Of the data, counted from 1 over all files: a conversation makes several examples."""
 
     @property
     def is_text(self) -> bool:
@@ -55,7 +57,7 @@ def examples(rows: Iterable[Row], *, columns: Columns) -> list[Example]:
     for row in rows:
         total += 1
         try:
-            found += _examples(row, columns)
+            found += [replace(each, row=total) for each in _examples(row, columns)]
         except BadRow as error:
             bad.append(f"{row.place}: {error}")
     _judge(bad, total=total, found=found)

@@ -14,20 +14,13 @@ from peft import LoraConfig
 from transformers import BitsAndBytesConfig
 from trl import SFTConfig
 
+from presets import target_modules
 from presets.training_config import TrainingConfig
 from presets.training_keys import DROPPED
 from presets.tuning_steps import ExitCode
 from tuning_runner.examples import Columns
 from tuning_runner.transfer_ending import StepFailed
 
-TARGETS = (
-    *("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),  # llama and most after it
-    *("qkv_proj", "gate_up_proj"),  # phi-3
-    *("query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"),  # falcon, gpt-neox, bloom
-    *("fc1", "fc2", "out_proj"),  # phi-2, opt
-    *("c_attn", "c_proj", "c_fc"),  # gpt-2, starcoder2
-)
-"""The linear layers of attention and MLP, as transformers names them: a model has those of its family."""
 LONGEST_EXAMPLE = 2048
 """Tokens by default, or the model's context if that is shorter."""
 SEED = 42
@@ -36,17 +29,20 @@ SEED = 42
 def lora(config: TrainingConfig, model: Any) -> LoraConfig:
     """The adapter. Beside all linear layers of attention and MLP, unless the configuration names some."""
     section = dict(config.sections.get("LoraConfig", {}))
-    if "target_modules" not in section:
-        there = {name.rpartition(".")[2] for name, _ in model.named_modules()}
-        section["target_modules"] = [name for name in TARGETS if name in there] or "all-linear"
+    if section.get("target_modules") is None:
+        there = target_modules.among(name.rpartition(".")[2] for name, _ in model.named_modules())
+        section["target_modules"] = list(there) or "all-linear"
     return _built("LoraConfig", LoraConfig, {**section, "task_type": "CAUSAL_LM"})
 
 
-def quantization(config: TrainingConfig) -> BitsAndBytesConfig | None:
-    """How the frozen base is quantised; None if it is not."""
+def quantization(config: TrainingConfig, *, computed: torch.dtype) -> BitsAndBytesConfig | None:
+    """How the frozen base is quantised; None if it is not. ``computed``: what is taken where the card has no
+    bfloat16."""
     if not config.bits:
         return None
     section = dict(config.sections.get("QuantizationConfig", {}))
+    if computed == torch.float16 and section.get("bnb_4bit_compute_dtype") == "bfloat16":
+        section["bnb_4bit_compute_dtype"] = "float16"
     return _built("QuantizationConfig", BitsAndBytesConfig, section)
 
 
@@ -60,14 +56,15 @@ def dtype(config: TrainingConfig) -> torch.dtype:
     return found
 
 
-def arguments(config: TrainingConfig, *, checkpoints: Path, context: int, packs: bool) -> SFTConfig:
-    """How it is trained. ``context``: tokens that the model can read; ``packs``: whether examples may share a row."""
+def arguments(
+    config: TrainingConfig, *, checkpoints: Path, context: int, packs: bool, computed: torch.dtype, on_gpu: bool
+) -> SFTConfig:
+    """How it is trained. ``context``: tokens that the model can read; ``packs``: whether examples may share a row;
+    ``computed``: what the model computes in."""
     section = config.sections.get("TrainingArguments", {})
     order = division(config)
-    on_gpu = torch.cuda.is_available()
     chosen = {
         "activation_checkpointing": on_gpu,
-        "bf16": on_gpu and torch.cuda.is_bf16_supported(),
         "data_seed": order.seed,  # where DatasetConfig has none, the seed of all
         "eval_strategy": "epoch" if order.held_back else "no",
         "include_num_input_tokens_seen": "non_padding",
@@ -79,12 +76,22 @@ def arguments(config: TrainingConfig, *, checkpoints: Path, context: int, packs:
         "seed": SEED,
         "train_sampling_strategy": "random" if order.shuffles else "sequential",
         "use_cpu": not on_gpu,
+        **mixed_precision(section, computed=computed, on_gpu=on_gpu),
         **{key: value for key, value in section.items() if key not in DROPPED},
         "disable_tqdm": True,
         "output_dir": str(checkpoints),
         "report_to": "none",
     }
     return _built("TrainingArguments", SFTConfig, chosen)
+
+
+def mixed_precision(section: Mapping[str, Any], *, computed: torch.dtype, on_gpu: bool) -> dict[str, bool]:
+    """TrainingArguments of it, where the configuration leaves them open: float16 alone needs its loss scaled. Without a
+    GPU the model's own dtype is all."""
+    return {
+        "bf16": on_gpu and computed == torch.bfloat16 and not section.get("fp16"),
+        "fp16": on_gpu and computed == torch.float16 and not section.get("bf16"),
+    }
 
 
 def columns(config: TrainingConfig) -> Columns:

@@ -1,5 +1,6 @@
 """From a request and its examples to a trainer that is ready to start."""
 
+import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from presets.training_config import TrainingConfig
 from presets.tuning_steps import ExitCode
-from tuning_runner import document_attention, ending, hyperparameters, shortage
+from tuning_runner import accelerator, document_attention, ending, hyperparameters, shortage
 from tuning_runner.adapter_trainer import AdapterTrainer
 from tuning_runner.batches import Batches, keeps_apart, shortened
 from tuning_runner.examples import Example
@@ -38,13 +39,14 @@ class Request:
 def prepared(asked: Request, learnt: Sequence[Example], callbacks: Sequence[Any], *, checkpoints: Path) -> Any:
     """The trainer. Raises StepFailed for what shows only when model, rows and configuration meet."""
     tokenizer = _tokenizer(asked.model)
+    computed = _computed(asked)
     with shortage.explained():
-        model = _model(asked)
+        model = _model(asked, computed)
     ending.learnt(tokenizer, model)
     rows = Dataset.from_list([_row(each, chats=bool(tokenizer.chat_template)) for each in learnt])
-    arguments, longest = _arguments(asked, model, checkpoints, text=rows.column_names == ["text"])
+    arguments, longest = _arguments(asked, model, checkpoints, computed, text=rows.column_names == ["text"])
     collator = _collator(model, arguments, pad_token_id=tokenizer.pad_token_id, longest=longest)
-    given, kept = _divided(rows, asked, seed=arguments.seed)
+    given, kept = _divided(rows, asked, sources=[each.row for each in learnt], seed=arguments.seed)
     try:
         with shortage.explained():
             trainer = AdapterTrainer(
@@ -66,24 +68,47 @@ def prepared(asked: Request, learnt: Sequence[Example], callbacks: Sequence[Any]
     return trainer
 
 
-def _divided(rows: Dataset, asked: Request, *, seed: int) -> tuple[Dataset, Dataset | None]:
-    """What is trained on, and what is held back. Raises StepFailed if one of them would be empty."""
+def _divided(rows: Dataset, asked: Request, *, sources: Sequence[int], seed: int) -> tuple[Dataset, Dataset | None]:
+    """What is trained on, and what is held back. Raises StepFailed if one of them would be empty.
+
+    ``sources``: of each example the row of the data it was made of. A conversation of several turns is several
+    examples, each with those before it as its prompt: held back are conversations, so that none is on both sides.
+    """
     order = hyperparameters.division(asked.config)
     if not order.held_back:
         return rows, None
-    number = round(len(rows) * order.held_back)
-    if not 0 < number < len(rows):
-        told = f"DatasetConfig.train_test_split: of {len(rows)} examples that would hold back {number}: write 1"
+    distinct = list(dict.fromkeys(sources))
+    number = round(len(distinct) * order.held_back)
+    if not 0 < number < len(distinct):
+        told = f"DatasetConfig.train_test_split: of {len(distinct)} rows that would hold back {number}: write 1"
         raise StepFailed(ExitCode.CONFIG_INVALID, told)
-    seed = seed if order.seed is None else order.seed
-    parts = rows.train_test_split(test_size=number, seed=seed, shuffle=order.shuffles)
-    return parts["train"], parts["test"]
+    parts = Dataset.from_dict({"source": distinct}).train_test_split(
+        test_size=number, seed=seed if order.seed is None else order.seed, shuffle=order.shuffles
+    )
+    held_back = set(parts["test"]["source"])
+    return (
+        rows.select([index for index, source in enumerate(sources) if source not in held_back]),
+        rows.select([index for index, source in enumerate(sources) if source in held_back]),
+    )
 
 
-def _arguments(asked: Request, model: Any, checkpoints: Path, *, text: bool) -> tuple[Any, int]:
+def _computed(asked: Request) -> torch.dtype:
+    """What the model computes in, on this machine."""
+    family = str(json.loads((asked.model / "config.json").read_text()).get("model_type", ""))
+    return accelerator.dtype(hyperparameters.dtype(asked.config), accelerator.capability(), family=family)
+
+
+def _arguments(asked: Request, model: Any, checkpoints: Path, computed: torch.dtype, *, text: bool) -> tuple[Any, int]:
     """For trl, and the tokens of the longest example."""
     context = int(getattr(model.config, "max_position_embeddings", hyperparameters.LONGEST_EXAMPLE))
-    made = hyperparameters.arguments(asked.config, checkpoints=checkpoints, context=context, packs=text)
+    made = hyperparameters.arguments(
+        asked.config,
+        checkpoints=checkpoints,
+        context=context,
+        packs=text,
+        computed=computed,
+        on_gpu=torch.cuda.is_available(),
+    )
     return made, made.max_length or context
 
 
@@ -110,12 +135,12 @@ def _tokenizer(model: Path) -> Any:
     return tokenizer
 
 
-def _model(asked: Request) -> Any:
-    quantization = hyperparameters.quantization(asked.config)
+def _model(asked: Request, computed: torch.dtype) -> Any:
+    quantization = hyperparameters.quantization(asked.config, computed=computed)
     disable_progress_bar()  # of loading, which is no news in a log
     model = AutoModelForCausalLM.from_pretrained(
         asked.model,
-        dtype=hyperparameters.dtype(asked.config),
+        dtype=computed,
         quantization_config=quantization,
         local_files_only=True,
         use_safetensors=True,

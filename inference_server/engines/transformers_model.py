@@ -19,6 +19,7 @@ from transformers import (
     StoppingCriteriaList,
 )
 
+from inference_server.engines import precision
 from inference_server.engines.adapters import Adapters
 from inference_server.engines.batch_check import difference
 from inference_server.engines.continuous_batch import ATTENTION, ContinuousBatch, Row
@@ -93,13 +94,14 @@ class TransformersModel:
         if settings.chat_template:
             tokenizer.chat_template = chat_template(settings.chat_template)
         configuration = AutoConfig.from_pretrained(source, **where)
+        dtype = _dtype(settings, configuration)
         say("reading the weights")
         model = AutoModelForCausalLM.from_pretrained(
             source,
-            dtype=settings.torch_dtype if settings.torch_dtype == "auto" else getattr(torch, settings.torch_dtype),
+            dtype=dtype,
             use_safetensors=True,  # other formats are pickles, which run code when read
             **_attention(settings, configuration),
-            **_placement(settings),
+            **_placement(settings, dtype),
             **where,
         ).eval()
         seconds = time.monotonic() - began
@@ -241,7 +243,15 @@ def _ids(tokens: int | list[int] | None) -> tuple[int, ...]:
     return (tokens,) if isinstance(tokens, int) else tuple(tokens)
 
 
-def _placement(settings: Settings) -> dict[str, Any]:
+def _dtype(settings: Settings, configuration: Any) -> str:
+    """As asked for, or as the checkpoint says; but on a card only what it computes well."""
+    own = str(configuration.get_text_config().dtype or "auto").removeprefix("torch.")
+    wanted = own if settings.torch_dtype == "auto" else settings.torch_dtype
+    device = "cuda" if torch.cuda.is_available() and settings.device_map != "cpu" else "cpu"
+    return precision.for_card(wanted, device, family=_kind(configuration))
+
+
+def _placement(settings: Settings, dtype: str) -> dict[str, Any]:
     """On which devices, and quantised how. Without a GPU everything is on the processors."""
     device_map = settings.device_map
     if not torch.cuda.is_available() and device_map == "auto":
@@ -251,7 +261,11 @@ def _placement(settings: Settings) -> dict[str, Any]:
     if quantised and device_map == "cpu":
         log.warning("without a GPU the model is not quantised: bitsandbytes would answer slower, not faster")
     elif quantised:
-        bits = BitsAndBytesConfig(load_in_4bit=settings.load_in_4bit, load_in_8bit=settings.load_in_8bit)
+        bits = BitsAndBytesConfig(
+            load_in_4bit=settings.load_in_4bit,
+            load_in_8bit=settings.load_in_8bit,
+            bnb_4bit_compute_dtype=None if dtype == "auto" else dtype,
+        )
         return {"device_map": device_map, "quantization_config": bits}
     return {"device_map": device_map}
 

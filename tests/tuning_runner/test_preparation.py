@@ -9,8 +9,10 @@ from transformers import AutoTokenizer
 
 from presets.training_config import parse
 from tests.support.tiny_model import CHAT_TEMPLATE, write_tiny_model
-from tuning_runner.examples import Example
+from tuning_runner.examples import Columns, Example, examples
+from tuning_runner.files import Row
 from tuning_runner.preparation import Request, prepared
+from tuning_runner.transfer_ending import StepFailed
 
 pytestmark = [
     pytest.mark.tuning,
@@ -21,23 +23,29 @@ CHAT = Example([{"role": "user", "content": "w1 w2"}], [{"role": "assistant", "c
 TEXT = Example("", "w1 w2 w3")
 
 
-def rows(directory: Path, *given: Example, template: str | None, packing: bool = False) -> Any:
-    """As the trainer has them, for a model with this chat template."""
+def trainer(directory: Path, *given: Example, template: str | None, **sections: dict[str, Any]) -> Any:
+    """Ready to start, for a model with this chat template."""
     write_tiny_model(directory / "model")
     tokenizer = AutoTokenizer.from_pretrained(directory / "model")
     tokenizer.chat_template = template
     tokenizer.save_pretrained(directory / "model")
-    sections = {"ModelConfig": {"dtype": "float32"}, "TrainingArguments": {"packing": packing}}
+    config = {"ModelConfig": {"dtype": "float32"}, **sections}
     asked = Request(
         model=directory / "model",
         preset="tiny",
         method="lora",
-        config=parse(json.dumps({"training_config": sections}), method="lora"),
+        config=parse(json.dumps({"training_config": config}), method="lora"),
         config_digest="",
         data=directory,
         results=directory,
     )
-    return prepared(asked, given, [], checkpoints=directory / "checkpoints").train_dataset, tokenizer
+    return prepared(asked, given, [], checkpoints=directory / "checkpoints")
+
+
+def rows(directory: Path, *given: Example, template: str | None, packing: bool = False) -> Any:
+    """As the trainer has them, and the tokenizer."""
+    made = trainer(directory, *given, template=template, TrainingArguments={"packing": packing})
+    return made.train_dataset, made.processing_class
 
 
 TEMPLATES = {"ends each turn": ENDS_TURNS, "ends nothing": CHAT_TEMPLATE, "none": None}
@@ -60,3 +68,40 @@ def test_of_plain_text_all_is_learnt_and_its_end(tmp_path: Path) -> None:
     [row], tokenizer = rows(tmp_path, TEXT, template=CHAT_TEMPLATE)
     assert row["labels"] == row["input_ids"]
     assert tokenizer.convert_ids_to_tokens(row["labels"]) == ["w1", "Ġw2", "Ġw3", "</s>"]
+
+
+def conversation(number: int, *, turns: int) -> Row:
+    """Its first question is its own, and comes again in the prompt of every later turn."""
+    told = [
+        {"role": role, "content": content}
+        for turn in range(turns)
+        for role, content in (("user", f"w{number} w{20 + turn}"), ("assistant", "w29"))
+    ]
+    return Row("data.jsonl", number, {"messages": told})
+
+
+def conversations_of(dataset: Any, tokenizer: Any) -> set[str]:
+    """The first word of the first question of each example."""
+    return {tokenizer.decode(row["input_ids"], skip_special_tokens=True).split()[0] for row in dataset}
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_no_conversation_is_both_trained_on_and_held_back(shuffle: bool, tmp_path: Path) -> None:
+    given = examples([conversation(number, turns=3) for number in range(12)], columns=Columns())
+    made = trainer(
+        tmp_path, *given, template=CHAT_TEMPLATE, DatasetConfig={"train_test_split": 0.75, "shuffle_dataset": shuffle}
+    )
+    assert (len(made.train_dataset), len(made.eval_dataset)) == (27, 9)
+    trained, held_back = (
+        conversations_of(each, made.processing_class) for each in (made.train_dataset, made.eval_dataset)
+    )
+    assert (len(trained), len(held_back)) == (9, 3)
+    assert not trained & held_back
+
+
+def test_the_share_held_back_is_of_rows_and_not_of_turns(tmp_path: Path) -> None:
+    given = examples([conversation(1, turns=5)], columns=Columns())
+    with pytest.raises(
+        StepFailed, match=r"^DatasetConfig\.train_test_split: of 1 rows that would hold back 0: write 1$"
+    ):
+        trainer(tmp_path, *given, template=CHAT_TEMPLATE, DatasetConfig={"train_test_split": 0.8})

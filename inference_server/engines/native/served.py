@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from inference_server.engines import precision
 from inference_server.engines.adapters import COMBINED, Found
 from inference_server.engines.engine import Load, ServedModel
 from inference_server.engines.fast_tokenizer import FastTokenizer
@@ -65,7 +66,7 @@ class NativeModel:
             tokenizer.chat_template = chat_template(settings.chat_template)
         of = architecture.read(directory)
         device = torch.device("cuda" if torch.cuda.is_available() and settings.device_map != "cpu" else "cpu")
-        dtype = _dtype(settings, device)
+        dtype = _dtype(settings, device, family=of.family)
         say("packing the weights")
         strengths = dict(settings.adapter_strength)
         adapters = Found(Path(settings.adapters_dir), sizes=weights.sizes(of), strengths=strengths)
@@ -128,11 +129,13 @@ def _tokenizer(directory: Path) -> Any:
         return AutoTokenizer.from_pretrained(directory)
 
 
-def _dtype(settings: Settings, device: torch.device) -> torch.dtype:
+def _dtype(settings: Settings, device: torch.device, *, family: str) -> torch.dtype:
     """As asked for; otherwise bfloat16 where it is computed in hardware."""
-    if settings.torch_dtype in ("bfloat16", "auto"):
-        return torch.bfloat16 if device.type != "cpu" or linear.cpu_has_bf16() else torch.float32
-    return torch.float32 if settings.torch_dtype == "float32" or device.type == "cpu" else torch.float16
+    wanted = "bfloat16" if settings.torch_dtype == "auto" else settings.torch_dtype
+    if device.type == "cpu":
+        return torch.bfloat16 if wanted == "bfloat16" and linear.cpu_has_bf16() else torch.float32
+    found = precision.for_card(wanted, device, family=family)
+    return {"bfloat16": torch.bfloat16, "float32": torch.float32}.get(found, torch.float16)
 
 
 def _blocks(of: Architecture, stored: torch.dtype, device: torch.device) -> int:
