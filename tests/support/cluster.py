@@ -40,7 +40,7 @@ class LocalCluster:
         """Stop it."""
         self._kaito("local", "down", "--name", self.name, timeout=300)  # images of containers are gigabytes
 
-    def run(self, *command: str, check: bool = True, stdin: str | None = None, timeout: float = 60) -> str:
+    def run(self, *command: str, check: bool = True, stdin: str | None = None, timeout: float = 300) -> str:
         """A command in the cluster's network; its standard output. Raises with both streams if it fails."""
         return self._kaito(
             "local", "run", "--name", self.name, "--", *command, check=check, stdin=stdin, timeout=timeout
