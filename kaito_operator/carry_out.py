@@ -1,8 +1,8 @@
 """The only writer to Kubernetes: carries out one plan, in the one order that is safe to cut anywhere.
 
-Finalizer on → apply → evict → cloud → delete → status → events → nodes released → finalizer off. Every answer goes
-into the mirror: the next pass sees our own writes. Before what costs money or cannot be undone there is a second look,
-live.
+Finalizer on → apply → patch → evict → cloud → delete → status → events → nodes released → finalizer off. Every answer
+goes into the mirror: the next pass sees our own writes. Before what costs money or cannot be undone there is a second
+look, live.
 """
 
 import asyncio
@@ -27,6 +27,7 @@ from kaito_operator.plan import (
     Event,
     Finalizer,
     LookInCloud,
+    Patch,
     Plan,
     Ref,
     Refusal,
@@ -66,6 +67,7 @@ async def carry_out(todo: Plan, *, kube: Kube, mirror: Mirror, cloud: CloudDoor 
     """Writes ``todo``. Raises Stale, or the errors of ``kube.errors``; what was written until then stays written."""
     await _finalizer_on(todo, kube=kube, mirror=mirror)
     await _together(_apply(step, kube=kube, mirror=mirror) for step in todo.apply)
+    await _together(_patch(step, kube=kube, mirror=mirror) for step in todo.patch)
     await _together(evict(pod, kube=kube) for pod in todo.evict)
     for step in todo.cloud:
         kube.fence()  # the cloud does not ask whether we lead
@@ -130,6 +132,15 @@ async def _apply(step: Apply, *, kube: Kube, mirror: Mirror) -> None:
             raise
         await look(ref, kube=kube, mirror=mirror)
         raise Stale(f"{ref} is not the object that was seen") from refused
+
+
+async def _patch(step: Patch, *, kube: Kube, mirror: Mirror) -> None:
+    seen = {"op": "test", "path": "/metadata/resourceVersion", "value": step.version}
+    try:
+        mirror.put(await kube.patch_json(step.ref, [seen, *step.operations]))
+    except (NotFound, Conflict, Invalid) as changed:
+        await look(step.ref, kube=kube, mirror=mirror)
+        raise Stale(f"{step.ref} is not as it was seen: {changed.message}") from changed
 
 
 async def _delete(step: Delete, *, kube: Kube, mirror: Mirror) -> None:

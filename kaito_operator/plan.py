@@ -1,7 +1,7 @@
 """The words both controllers plan in: what is to be written, and when to look again.
 
 A plan is a value. It is made by a pure function of what was seen, compared in tests, logged in one
-line, and carried out by ``carry_out`` in a fixed order: finalizer on → apply → evict → cloud → delete →
+line, and carried out by ``carry_out`` in a fixed order: finalizer on → apply → patch → evict → cloud → delete →
 status → events → nodes released → finalizer off. Any prefix of that order is a safe place to crash.
 """
 
@@ -70,6 +70,15 @@ class Apply:
     manifest: Manifest
     uid: str | None = None
     buys: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Patch:
+    """JSON patch of the version that was seen: for a list that others write too, which an apply would own whole."""
+
+    ref: Ref
+    version: str
+    operations: tuple[Mapping[str, Any], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +197,7 @@ class Plan:
     holding: Holding | None = None
     """What is there already of what is bought. Not asked where the finalizer goes on: then there can be nothing."""
     apply: tuple[Apply, ...] = ()
+    patch: tuple[Patch, ...] = ()
     evict: tuple[Evict, ...] = ()
     """Pods that are to leave; asking again is no news, so this alone does not make a plan one that writes."""
     cloud: tuple[CloudStep, ...] = ()
@@ -211,6 +221,7 @@ class Plan:
         return bool(
             self.finalizer != Finalizer.KEEP
             or self.apply
+            or self.patch
             or self.cloud
             or self.delete
             or self.release
@@ -223,6 +234,7 @@ class Plan:
         parts = [
             *([f"finalizer {self.finalizer}"] if self.finalizer != Finalizer.KEEP else []),
             *(f"apply {Ref.of(a.manifest)}" for a in self.apply),
+            *(f"patch {p.ref}" for p in self.patch),
             *(f"evict {e.ref}" for e in self.evict),
             *(f"{_VERBS[type(c)]} {c.name} in cloud" for c in self.cloud),
             *(f"delete {d.ref}" for d in self.delete),

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from kaito_operator.api import labels
 from kaito_operator.api.conditions import by_type
-from kaito_operator.plan import Apply, Delete, Manifest, Ref, Release, Subject
+from kaito_operator.plan import Apply, Delete, Manifest, Patch, Ref, Release, Subject
 
 EPHEMERAL_TAINTS = (
     "node.kubernetes.io/not-ready",
@@ -22,9 +22,8 @@ def not_initialized(node: Manifest, machine: Manifest) -> tuple[str, str] | None
     if by_type(status.get("conditions") or ()).get("Ready", {}).get("status") != "True":
         return "NodeNotReady", f"node {node['metadata']['name']} is not Ready"
     taints = {taint["key"] for taint in node["spec"].get("taints") or ()}
-    startup = {taint["key"] for taint in spec.get("startupTaints") or ()}
-    if left := sorted(taints & startup):
-        return "StartupTaintsExist", f"taint {left[0]} is still on the node"
+    if left := sorted(_identities(node["spec"].get("taints")) & _identities(spec.get("startupTaints"))):
+        return "StartupTaintsExist", f"taint {':'.join(left[0])} is still on the node"
     if ephemeral := sorted(taints & set(EPHEMERAL_TAINTS)):
         return "KnownEphemeralTaintsExist", f"taint {ephemeral[0]} is still on the node"
     requests = (spec.get("resources") or {}).get("requests") or {}
@@ -33,6 +32,32 @@ def not_initialized(node: Manifest, machine: Manifest) -> tuple[str, str] | None
     if lacking:
         return "ResourceNotRegistered", f"the node does not advertise {lacking[0]} yet"
     return None
+
+
+def startup_tainting(node: Manifest, machine: Manifest) -> tuple[Patch, ...]:
+    """Puts a Machine's startup taints onto its node, once: in the write that registers it, as Karpenter does, so that
+    what somebody takes off is never put on again.
+
+    The agent pool cannot bring them: AKS takes ``nodeInitializationTaints`` with a whole cluster only, and the API
+    server refuses to let anybody take ``nodeTaints`` off a node.
+    """
+    meta, wanted = node["metadata"], (machine.get("spec") or {}).get("startupTaints") or ()
+    there = node["spec"].get("taints") or []
+    new = [taint for taint in wanted if _identity(taint) not in _identities(there)]
+    if not new or (meta.get("labels") or {}).get(labels.REGISTERED) == "true":
+        return ()
+    tainted = {"op": "add", "path": "/spec/taints", "value": [*there, *new]}
+    registered = {"op": "add", "path": f"/metadata/labels/{labels.REGISTERED.replace('/', '~1')}", "value": "true"}
+    return (Patch(Ref.of(node), meta["resourceVersion"], (tainted, registered)),)
+
+
+def _identity(taint: Manifest) -> tuple[str, str]:
+    """A node has one taint of a key and effect."""
+    return taint["key"], taint.get("effect", "")
+
+
+def _identities(taints: Iterable[Manifest] | None) -> set[tuple[str, str]]:
+    return {_identity(taint) for taint in taints or ()}
 
 
 def is_claimed(node: Manifest, by: Subject) -> bool:

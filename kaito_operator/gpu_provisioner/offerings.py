@@ -3,6 +3,7 @@
 Karpenter's unavailable-offerings cache, with the times of its provider for Azure.
 """
 
+import re
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -10,6 +11,8 @@ from kaito_operator.gpu_provisioner.errors import Refusal
 
 MINUTE, HOUR = 60.0, 3600.0
 ALL = "*"
+_NAME = re.compile(r"(?P<series>[a-z]+_[a-z]+)(?P<number>\d+)(?P<constrained>-\d+)?(?P<rest>.*)", re.IGNORECASE)
+"""Azure's names of sizes: Standard_NC24ads_A100_v4 is number 24 of the family Standard_NC…ads_A100_v4."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +22,13 @@ class Offering:
     vm_size: str
     spot: bool = False
     zones: tuple[str, ...] = ()
+
+
+def family(vm_size: str) -> tuple[str, int] | None:
+    """A size's family, of which it has a quota together with its siblings, and its number: its vCPUs, or with the
+    oldest ones what grows with them. None for what has no name of Azure's."""
+    found = _NAME.fullmatch(vm_size)
+    return None if found is None else (f"{found['series']}#{found['rest']}".lower(), int(found["number"]))
 
 
 @dataclass(slots=True)
@@ -43,10 +53,20 @@ class Offerings:
         # What the region has not, none of its zones has; what a zone has not, the region may have (kaito #1951).
         wider = (offering, Offering(offering.vm_size, offering.spot), Offering(ALL, offering.spot))
         kept = next((self._unavailable[each] for each in wider if each in self._unavailable), None)
+        kept = kept or self._of_the_family(offering)
         if kept is None:
             return None
         refusal, until = kept
         return Refusal(refusal.reason, refusal.message, (until - now).total_seconds(), refusal.terminal)
+
+    def _of_the_family(self, offering: Offering) -> tuple[Refusal, datetime] | None:
+        """The quota that had no room for a sibling has none for a larger one, and may have for a smaller one."""
+        asked = family(offering.vm_size)
+        for each, kept in self._unavailable.items():
+            sibling = family(each.vm_size) if kept[0].reason == "QuotaExceeded" and each.spot == offering.spot else None
+            if asked and sibling and sibling[0] == asked[0] and sibling[1] <= asked[1]:
+                return kept
+        return None
 
 
 def seconds_of(refusal: Refusal, *, spot: bool) -> float | None:

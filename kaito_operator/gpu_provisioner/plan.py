@@ -10,7 +10,15 @@ from kaito_operator.gpu_provisioner.agent_pool import NotMappable, agent_pool, c
 from kaito_operator.gpu_provisioner.cloud import SETTLED, STUCK, AgentPool
 from kaito_operator.gpu_provisioner.farewell import farewell
 from kaito_operator.gpu_provisioner.limits import Limits
-from kaito_operator.gpu_provisioner.nodes import claiming, deleting, is_claimed, is_leaving, not_initialized, releasing
+from kaito_operator.gpu_provisioner.nodes import (
+    claiming,
+    deleting,
+    is_claimed,
+    is_leaving,
+    not_initialized,
+    releasing,
+    startup_tainting,
+)
 from kaito_operator.gpu_provisioner.observe import Observed, last_seen
 from kaito_operator.gpu_provisioner.status import events, report, standing, step_types
 from kaito_operator.plan import (
@@ -24,6 +32,7 @@ from kaito_operator.plan import (
     Holding,
     LookInCloud,
     Manifest,
+    Patch,
     Plan,
     Release,
     Selection,
@@ -220,6 +229,9 @@ def _joined(seen: Observed, now: datetime, node: Manifest, *, patience: float | 
     ``patience``: the seconds after which it is replaced; a cluster with many such nodes keeps it beyond that.
     """
     why = not_initialized(node, seen.machine)
+    if tainting := startup_tainting(node, seen.machine):
+        why = why or ("StartupTaintsExist", "the startup taints are put onto the node")
+        return _reported(seen, now, REGISTERED, *why, patch=tainting)
     claim = claiming(node, seen.subject, initialized=why is None)
     free = releasing(seen.swapped)
     if why is not None and patience is not None and patience <= 0:
@@ -238,6 +250,7 @@ def _reported(
     message: str,
     *,
     apply: tuple[Apply, ...] = (),
+    patch: tuple[Patch, ...] = (),
     release: tuple[Release, ...] = (),
     cloud: tuple[CloudStep, ...] = (),
     holding: Holding | None = None,
@@ -248,6 +261,7 @@ def _reported(
     return Plan(
         seen.subject,
         apply=(*_typed(seen), *apply),
+        patch=patch,
         cloud=cloud,
         holding=holding,
         release=release,

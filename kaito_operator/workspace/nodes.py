@@ -8,7 +8,7 @@ from kaito_operator.api.spec import Resource
 from kaito_operator.plan import Apply, Key, Manifest
 from kaito_operator.workspace.seen import Node, Taint
 
-TOLERATED = (("sku", "gpu"), (labels.GPU_RESOURCE, None))
+TOLERATED = (("sku", "gpu"), (labels.GPU_RESOURCE, None), (labels.SPOT_TAINT, "spot"))
 """Taints that our pods tolerate, with their value; None is any."""
 SOFT = "PreferNoSchedule"
 
@@ -25,7 +25,8 @@ def chosen(
     """The nodes that fill ``places``, best first, of those that were not bought.
 
     Held ones stay, also while they are not Ready: a kubelet that restarts is no reason to move a model, let alone to
-    buy. Free ones come after: preferred ones, those that status.workerNodes names, then by name. ``dead``: those that
+    buy. Free ones come after: preferred ones, those that status.workerNodes names, those that the cloud will not take
+    back at any time, then by name. ``dead``: those that
     have been not Ready for long. They come last, and not at all where another can be bought.
     """
     held = [n for n in nodes if n.holder == key and not n.deleting and _fits(n, resource)]
@@ -33,9 +34,9 @@ def chosen(
     if resource.instance_type:
         held = [node for node in held if node.name not in dead]
 
-    def rank(node: Node) -> tuple[bool, bool, bool, bool, str]:
+    def rank(node: Node) -> tuple[bool, bool, bool, bool, bool, str]:
         preferred, known = node.name in resource.preferred_nodes, node.name in worked_on
-        return (node.name in dead, node.holder is None, not preferred, not known, node.name)
+        return (node.name in dead, node.holder is None, not preferred, not known, _is_spot(node), node.name)
 
     return sorted([*held, *free], key=rank)[:places]
 
@@ -51,6 +52,10 @@ def _usable(node: Node) -> bool:
     """Whether our pods would run there now."""
     kept_off = any(taint.effect != SOFT and not _tolerated(taint) for taint in node.taints)
     return node.ready and not node.deleting and not node.unschedulable and not kept_off
+
+
+def _is_spot(node: Node) -> bool:
+    return any(taint.key == labels.SPOT_TAINT for taint in node.taints)
 
 
 def _tolerated(taint: Taint) -> bool:

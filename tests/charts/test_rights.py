@@ -22,16 +22,14 @@ NOT_RECORDED: dict[Right, str] = {
     },
     **{
         Right("workspace", "apps", "statefulsets", verb): "one copy of a model on several machines; none was recorded"
-        for verb in ("get", "list", "watch", "create", "patch", "delete")
+        for verb in ("get", "create", "patch", "delete")
     },
     **{
         Right("workspace", "apps", "controllerrevisions", verb): "kept when a Workspace is edited; none was recorded"
-        for verb in ("get", "list", "watch", "create", "patch", "delete")
+        for verb in ("get", "create", "patch", "delete")
     },
     Right("workspace", "", "nodes", "get"): REFRESHED,
     Right("workspace", "", "nodes", "patch"): "nodes of one's own are held by a label; all nodes were bought",
-    Right("gpu-provisioner", "", "nodes", "get"): REFRESHED,
-    Right("gpu-provisioner", "karpenter.sh", "machines", "delete"): "goes with a node that is deleted; none was",
     Right("gpu-provisioner", "", "nodes", "delete"): "a Node whose machine is gone is collected; none was left over",
     Right("gpu-provisioner", "", "pods/eviction", "create"): "pods leave a node before it goes; none was left on one",
     Right("gpu-provisioner", "", "pods", "delete"): "a pod that is not evicted in time is deleted; see drainSeconds",

@@ -23,6 +23,7 @@ from kaito_operator.plan import (
     Holding,
     LookInCloud,
     Manifest,
+    Patch,
     Plan,
     Ref,
     Release,
@@ -511,3 +512,19 @@ async def test_what_the_cloud_must_still_have_is_asked_for_before_anything_is_de
     scene.cloud.holds.add("ws1")
     await scene.carry_out(todo)
     assert scene.server.get(path) is None
+
+
+async def test_a_patch_is_of_the_version_that_was_seen_or_of_none(scene: Scene) -> None:
+    scene.server.ask("POST", f"/api/v1/namespaces/{scene.namespace}/configmaps", scene.config_map(a="1"))
+    live = scene.found()
+    assert live is not None
+    change = {"op": "add", "path": "/data/b", "value": "2"}
+    patch = Patch(Ref("v1", "ConfigMap", "c", scene.namespace), live["metadata"]["resourceVersion"], (change,))
+    await scene.carry_out(Plan(scene.subject(), patch=(patch,)))
+    written = scene.found()
+    assert written is not None
+    assert (written["data"], scene.mirror.get(CONFIG_MAP, "c", scene.namespace)) == ({"a": "1", "b": "2"}, written)
+    again = replace(patch, operations=({**change, "value": "3"},))
+    with pytest.raises(Stale, match="not as it was seen"):
+        await scene.carry_out(Plan(scene.subject(), patch=(again,)))
+    assert scene.found() == written

@@ -48,3 +48,33 @@ def test_deleting_while_the_pool_is_creating_leaves_no_pool(cluster: LocalCluste
         cluster.http(f"{ARM}/control/boot", method="PUT", body={"seconds": 1})
     assert pools(cluster) == []
     assert cluster.items("machines") == []
+
+
+MACHINE = """
+apiVersion: karpenter.sh/v1alpha5
+kind: Machine
+metadata:
+  name: byhand
+  labels: {kaito.sh/workspace: nobody, kaito.sh/workspacenamespace: default}
+spec:
+  machineTemplateRef: {name: byhand}
+  requirements:
+  - {key: node.kubernetes.io/instance-type, operator: In, values: [Standard_D2s_v5]}
+  resources: {requests: {storage: 30Gi}}
+  startupTaints: [{key: example.com/driver, effect: NoSchedule}]
+"""
+
+
+@pytest.mark.money
+def test_a_node_waits_for_its_startup_taints_and_who_deletes_it_deletes_machine_and_pool(cluster: LocalCluster) -> None:
+    cluster.apply(MACHINE)
+    waits = "--for=jsonpath={.status.conditions[?(@.type=='Ready')].reason}=StartupTaintsExist"
+    cluster.kubectl("wait", "machine/byhand", waits, "--timeout=60s")
+    node = cluster.get("machine", "byhand")["status"]["nodeName"]
+    cluster.kubectl("taint", "node", node, "example.com/driver-")
+    cluster.kubectl("wait", "machine/byhand", "--for=condition=Ready", "--timeout=60s")
+    assert cluster.get("node", node)["metadata"]["finalizers"] == ["karpenter.sh/termination"]
+
+    cluster.kubectl("delete", "node", node, "--timeout=60s")
+    eventually(lambda: cluster.items("machines") == [], within=20, what="no Machine")
+    assert pools(cluster) == []

@@ -10,8 +10,6 @@ from tests.support.machines import a_claim, a_machine
 
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
 
-NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
-
 
 def test_a_machine_of_kaito_becomes_an_agent_pool_of_one_node() -> None:
     assert agent_pool(a_machine(), cluster="prod", now=NOON) == {
@@ -40,6 +38,13 @@ def test_a_machine_of_kaito_becomes_an_agent_pool_of_one_node() -> None:
             "osDiskSizeGB": 50,
         }
     }
+
+
+def test_startup_taints_are_none_of_the_pools_for_aks_never_lets_go_of_those() -> None:
+    machine = a_machine()
+    machine["spec"]["startupTaints"] = [{"key": "driver", "effect": "NoSchedule"}]
+    body = agent_pool(machine, cluster="prod", now=NOON)
+    assert body == agent_pool(a_machine(), cluster="prod", now=NOON)
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,8 @@ class Doom:
 
     nth: int = 0
     answered: bool = False
+    of: str = ""
+    """The resource whose writes count; all, if empty. Before it is sent a write is of none."""
     writes: int = 0
 
     def sending(self, *_: object) -> bool:
@@ -61,8 +63,8 @@ class Doom:
             self._counted()
         return True
 
-    def answer(self, verb: str, *_: object) -> None:
-        if self.answered and verb not in ("GET", "LIST"):
+    def answer(self, verb: str, resource: str = "", *_: object) -> None:
+        if self.answered and verb not in ("GET", "LIST") and self.of in ("", resource):
             self._counted()
 
     def _counted(self) -> None:
@@ -406,6 +408,29 @@ async def test_a_pool_that_somebody_took_away_is_made_again(scene: Scene) -> Non
     await scene.lived(await scene.started(), until=lambda: not scene.ready())
     await scene.lived(scene.processes[-1], until=scene.ready)
     assert (scene.left_in_cloud(), len(scene.nodes()), scene.creates()) == ([scene.name], 1, [201, 201])
+
+
+DRIVER = {"key": "example.com/driver", "value": "missing", "effect": "NoSchedule"}
+
+
+async def test_startup_taints_come_with_the_node_and_their_owner_takes_them_off_once(scene: Scene) -> None:
+    """Also where the process ends when they have been put on and it has not heard so."""
+    scene.ask_for_it(startupTaints=[DRIVER])
+    doom = Doom(nth=1, answered=True, of="nodes")
+    process = await _outlived(
+        scene, await scene.started(doom), until=lambda: scene.condition("Ready")[1] == "StartupTaintsExist"
+    )
+    assert doom.writes == 1
+    for _ in range(3):
+        await process.round(scene.name)
+    path = f"{NODES}/{scene.nodes()[0]}"
+    assert [t["key"] for t in scene.server.ask("GET", path)["spec"]["taints"]] == [DRIVER["key"]]
+    assert not scene.ready()
+    scene.server.merge(path, {"spec": {"taints": None}})
+    process = await _outlived(scene, await scene.started(), until=scene.ready)
+    for _ in range(3):
+        await process.round(scene.name)
+    assert (scene.server.ask("GET", path)["spec"].get("taints"), scene.ready()) == (None, True)
 
 
 # The node's finalizer

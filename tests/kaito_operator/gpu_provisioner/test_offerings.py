@@ -7,7 +7,7 @@ import pytest
 from kaito_operator.gpu_provisioner.agent_pool import agent_pool
 from kaito_operator.gpu_provisioner.cloud import AgentPool
 from kaito_operator.gpu_provisioner.errors import UNAVAILABLE, Refusal, classified
-from kaito_operator.gpu_provisioner.offerings import Offering, Offerings
+from kaito_operator.gpu_provisioner.offerings import Offering, Offerings, family
 from kaito_operator.gpu_provisioner.pools import Pools
 from kaito_operator.plan import CreateInCloud, DeleteInCloud
 from tests.support.machines import a_machine
@@ -53,6 +53,45 @@ def test_the_quota_of_spot_is_that_of_all_sizes() -> None:
     offerings.refused(SPOT, refusal("OperationNotAllowed", "LowPriorityCores quota"), now=NOON)
     assert offerings.unavailable(Offering(A100.vm_size, spot=True), now=NOON) is not None
     assert offerings.unavailable(V100, now=NOON) is None
+
+
+@pytest.mark.parametrize(
+    ("size", "number"),
+    [
+        ("Standard_NC24ads_A100_v4", 24),
+        ("standard_nc96ADS_a100_V4", 96),
+        ("Standard_NC48ads_A100_v4", 48),
+    ],
+)
+def test_sizes_of_one_family_have_one_name_but_for_their_number(size: str, number: int) -> None:
+    assert family(size) == ("standard_nc#ads_a100_v4", number)
+
+
+def test_what_differs_in_more_than_the_number_is_another_family() -> None:
+    sizes = (
+        "Standard_NC12s_v3", "Standard_NC12s_v2", "Standard_NC12", "Standard_NC12r", "Standard_NC12ads_A10_v4",
+        "Standard_ND12s_v3", "Basic_A2", "Standard_A2",
+    )  # fmt: skip
+    families = {known[0] for known in map(family, sizes) if known is not None}
+    assert len(families) == len(sizes)
+    assert family("Standard_E32-8s_v3") == family("Standard_E32s_v3")  # the same quota, fewer cores switched on
+    assert family("p4d.24xlarge") is None
+
+
+@pytest.mark.parametrize("asked", ["Standard_NC6s_v3", "Standard_NC12s_v3", "Standard_NC24s_v3", "Standard_ND24s_v3"])
+def test_a_quota_without_room_for_a_size_has_none_for_a_larger_one_of_the_family(asked: str) -> None:
+    offerings = Offerings()
+    offerings.refused(V100, refusal("QuotaExceeded", "Current Limit: 24"), now=NOON)
+    kept = offerings.unavailable(Offering(asked, zones=("1",)), now=NOON)
+    assert (kept is not None) == (asked in ("Standard_NC12s_v3", "Standard_NC24s_v3"))
+    assert offerings.unavailable(Offering(asked, spot=True), now=NOON) is None
+    assert offerings.unavailable(Offering(asked), now=NOON + timedelta(seconds=600)) is None
+
+
+def test_what_cannot_be_allocated_says_nothing_of_its_family() -> None:
+    offerings = Offerings()
+    offerings.refused(V100, refusal("AllocationFailed"), now=NOON)
+    assert offerings.unavailable(Offering("Standard_NC24s_v3"), now=NOON) is None
 
 
 @pytest.mark.parametrize("code", ["Throttled", "AuthorizationFailed", "InsufficientSubnetSize", "InvalidParameter"])

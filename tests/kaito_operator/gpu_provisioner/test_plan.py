@@ -25,6 +25,7 @@ from kaito_operator.plan import (
     Holding,
     Key,
     LookInCloud,
+    Patch,
     Plan,
     Ref,
     Release,
@@ -143,19 +144,42 @@ def test_each_step_waits_for_the_one_before(case: str) -> None:
     assert todo.cloud == ()
 
 
-def test_startup_taints_and_requested_resources_are_waited_for() -> None:
+DRIVER = {"key": "driver", "effect": "NoSchedule"}
+
+
+def with_startup_taints(node: dict[str, Any], *taints: dict[str, str], gpus: int = 0) -> Plan:
+    """The plan for a Machine that asks for startup taints, and for GPUs."""
     machine = a_machine(finalizer=True, labels=SIZE)
-    machine["spec"]["startupTaints"] = [{"key": "driver", "effect": "NoSchedule"}]
-    machine["spec"]["resources"]["requests"]["nvidia.com/gpu"] = "2"
+    machine["spec"]["startupTaints"] = list(taints)
+    machine["spec"]["resources"]["requests"]["nvidia.com/gpu"] = str(gpus)
+    found = replace(seen(a_pool("Succeeded"), node), machine=machine)
+    return plan(found, NOON, cluster="prod", limits=LIMITS)
 
+
+def test_startup_taints_and_requested_resources_are_waited_for() -> None:
     def reason(node: dict[str, Any]) -> tuple[str, str]:
-        return told(
-            plan(replace(seen(a_pool("Succeeded"), node), machine=machine), NOON, cluster="prod", limits=LIMITS)
-        )["MachineInitialized"]
+        return told(with_startup_taints(node, DRIVER, gpus=2))["MachineInitialized"]
 
-    assert reason(a_node(taints=["driver"])) == ("False", "StartupTaintsExist")
-    assert reason(a_node()) == ("False", "ResourceNotRegistered")
-    assert reason(a_node(gpus=2)) == ("True", "Initialized")
+    assert reason(our_node(taints=["driver"])) == ("False", "StartupTaintsExist")
+    assert reason(our_node()) == ("False", "ResourceNotRegistered")
+    assert reason(our_node(gpus=2)) == ("True", "Initialized")
+    other = our_node(gpus=2)
+    other["spec"]["taints"] = [{"key": "driver", "effect": "PreferNoSchedule"}]
+    assert reason(other) == ("True", "Initialized")  # another taint of the key
+
+
+def test_startup_taints_are_put_onto_a_node_that_joins_in_the_write_that_registers_it() -> None:
+    node = a_node(taints=["sku"])
+    todo = with_startup_taints(node, DRIVER, {"key": "sku", "effect": "NoSchedule"})
+    registered = {"op": "add", "path": "/metadata/labels/karpenter.sh~1registered", "value": "true"}
+    tainted = {"op": "add", "path": "/spec/taints", "value": [*node["spec"]["taints"], DRIVER]}
+    assert todo.patch == (Patch(NODE, "1", (tainted, registered)),)
+    assert (todo.apply, told(todo)["Ready"]) == ((), ("False", "StartupTaintsExist"))
+
+
+def test_a_startup_taint_that_was_taken_off_is_not_put_on_again() -> None:
+    assert with_startup_taints(our_node(), DRIVER).patch == ()
+    assert with_startup_taints(a_node(labels={"karpenter.sh/registered": "true"}), DRIVER).patch == ()
 
 
 def test_the_node_becomes_ours_and_tells_the_machine_what_it_is() -> None:

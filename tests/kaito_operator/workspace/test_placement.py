@@ -84,6 +84,15 @@ def test_preferred_nodes_come_first_then_those_in_the_status_then_by_name() -> N
     assert taken(*nodes, workspace=preferring) == ["d"]
 
 
+def test_a_spot_node_is_taken_after_those_that_the_cloud_does_not_take_back() -> None:
+    spot = a_node(
+        "a", taints=[{"key": "kubernetes.azure.com/scalesetpriority", "value": "spot", "effect": "NoSchedule"}]
+    )
+    assert taken(spot, a_node("b")) == ["b"]
+    assert taken(spot) == ["a"]
+    assert taken(spot, a_node("b"), workspace=a_workspace(instance_type="", status={"workerNodes": ["a"]})) == ["a"]
+
+
 def test_a_preferred_node_that_does_not_fit_is_not_taken() -> None:
     preferring = a_workspace(instance_type="", resource={"preferredNodes": ["a"]})
     assert taken(a_node("a", labels={}), a_node("b"), workspace=preferring) == ["b"]
