@@ -1,11 +1,13 @@
 """What rounding costs: SmolLM2 in bfloat16 and in 4 bits beside float32, and its texts beside transformers'."""
 
+import math
 from pathlib import Path
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from bench.serving import PROMPTS, TOKENS
 from inference_server.engines.native import linear
 from tests.support.native import Parts
 
@@ -52,6 +54,32 @@ def test_rounding_changes_few_choices_and_no_quality(
     same = found.argmax(dim=-1) == wanted[torch.bfloat16].argmax(dim=-1)
     assert float(same.float().mean()) >= agreement
     assert perplexity(found, tokens) <= 1.02 * perplexity(wanted[torch.float32], tokens)
+
+
+def behind(logits: torch.Tensor, chosen: list[int]) -> list[float]:
+    """How far each chosen token is behind the likeliest, in steps of bfloat16 (which has eight bits) at that height."""
+    best = logits.max(dim=-1).values
+    gaps = best - logits[torch.arange(len(chosen)), torch.tensor(chosen)]
+    return [
+        gap / 2 ** (math.floor(math.log2(abs(top))) - 7) for gap, top in zip(gaps.tolist(), best.tolist(), strict=True)
+    ]
+
+
+def test_greedy_texts_of_the_bench_are_transformers_own_but_where_it_rounds_to_a_tie(smollm2: Path) -> None:
+    """Token for token, each after the same text: after a tie both go on differently, and both are right."""
+    tokenizer = AutoTokenizer.from_pretrained(smollm2)
+    turns = [[{"role": "user", "content": prompt}] for prompt in PROMPTS]
+    prompts = [tokenizer.apply_chat_template(turn, add_generation_prompt=True)["input_ids"] for turn in turns]
+    texts = Parts.of_directory(smollm2, dtype=torch.bfloat16).generated(prompts, new=TOKENS)
+    model = AutoModelForCausalLM.from_pretrained(smollm2, dtype=torch.bfloat16)
+    steps: list[float] = []
+    for prompt, text in zip(prompts, texts, strict=True):
+        with torch.no_grad():
+            logits = model(torch.tensor([prompt + text[:-1]]), logits_to_keep=len(text)).logits[0].float()
+        steps += behind(logits, text)
+    assert len(steps) == len(PROMPTS) * TOKENS
+    assert max(steps) <= 2
+    assert sum(step == 0 for step in steps) >= 0.98 * len(steps)
 
 
 def test_four_bits_are_the_nearest_of_sixteen_steps_between_a_groups_least_and_most() -> None:

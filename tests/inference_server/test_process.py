@@ -19,6 +19,14 @@ def inside(server: ServerProcess) -> bool:
     return "kaito_inference_requests_inside 1.0" in httpx.get(f"{server.url}/metrics").text
 
 
+ENDLESS = {"prompt": "Once upon a time", "max_tokens": 4000, "ignore_eos": True, "stream": True}
+
+
+def blocks_held(server: ServerProcess) -> float:
+    lines = httpx.get(f"{server.url}/metrics").text.splitlines()
+    return float(next(line.split()[1] for line in lines if line.startswith("kaito_inference_cache_blocks_used ")))
+
+
 def test_the_port_is_open_before_the_model_is_loaded_and_readiness_follows(tiny_model: Path, tmp_path: Path) -> None:
     """The order is read from the log: the tiny model loads faster than a busy machine gets round to asking."""
     with serving(tiny_model, log=tmp_path / "log") as server:
@@ -66,6 +74,12 @@ def test_a_client_that_goes_away_stops_the_generation(smollm2: Path, tmp_path: P
         with pytest.raises(httpx.ReadTimeout):
             httpx.post(f"{server.url}/chat", json=body, timeout=0.5)
         eventually(lambda: not inside(server), within=30, what="the place is free")
+        eventually(lambda: blocks_held(server) == 0, within=30, what="its blocks are free")
+        for words in (0, 1, 5):
+            with httpx.stream("POST", f"{server.url}/v1/completions", json=ENDLESS, timeout=60) as reply:
+                for _, _ in zip(range(words), filter(None, reply.iter_lines()), strict=False):
+                    assert blocks_held(server) > 0
+            eventually(lambda: blocks_held(server) == 0 and not inside(server), within=30, what="nothing is held")
         short = {"prompt": "Once", "generate_kwargs": {"max_new_tokens": 1}}
         assert httpx.post(f"{server.url}/chat", json=short, timeout=60).status_code == 200
         assert server.terminate() == 0

@@ -4,13 +4,15 @@ A block is full or being filled by one request. Full blocks are known by a hash 
 request whose prompt begins like an earlier one takes its blocks instead of computing them (vLLM's prefix caching).
 """
 
+import contextlib
+import math
+import mmap
 from array import array
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 
-import numpy
 import torch
 from torch import Tensor
 
@@ -19,32 +21,39 @@ BLOCK = 16
 
 
 class KVCache:
-    """Keys and values of all layers. A block is one stretch of memory: [BLOCK, heads of keys, then of values, size]."""
+    """Keys and values of all layers: [2·kv_heads, blocks, BLOCK, size], so that each head is gathered in one piece."""
 
     def __init__(
         self, *, layers: int, kv_heads: int, head_dim: int, blocks: int, dtype: torch.dtype, device: torch.device
     ) -> None:
-        self.blocks = blocks
-        self._pages = [_zeros((blocks, BLOCK, 2 * kv_heads, head_dim), dtype, device) for _ in range(layers)]
-        self._slots = [pages.view(blocks * BLOCK, 2 * kv_heads, head_dim) for pages in self._pages]
+        self.blocks, self._kv_heads, self._head_dim = blocks, kv_heads, head_dim
+        self._layers = [_zeros((2 * kv_heads, blocks * BLOCK, head_dim), dtype, device) for _ in range(layers)]
+        self._pages = [slots.view(2 * kv_heads * blocks, BLOCK * head_dim) for slots in self._layers]
 
     def write(self, layer: int, slots: Tensor, keys_and_values: Tensor) -> None:
         """Stores [tokens, 2·kv_heads, head_dim] at ``slots`` [tokens]."""
-        self._slots[layer].index_copy_(0, slots, keys_and_values)
+        self._layers[layer].index_copy_(1, slots, keys_and_values.transpose(0, 1))
 
-    def gather(self, layer: int, tables: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values [requests, kv_heads, blocks·BLOCK, head_dim] of block ``tables`` [requests, blocks]."""
-        pages = self._pages[layer].index_select(0, tables.flatten())
-        tokens = pages.view(tables.shape[0], tables.shape[1] * BLOCK, pages.shape[2], pages.shape[3])
-        keys, values = tokens.transpose(1, 2).chunk(2, dim=1)
-        return keys, values
+    def pages(self, tables: Tensor) -> Tensor:
+        """Where the pages of block ``tables`` [requests, blocks] lie, in every layer; for ``gather``."""
+        heads = torch.arange(2 * self._kv_heads, device=tables.device).view(2, 1, self._kv_heads, 1)
+        return (heads * self.blocks + tables[None, :, None]).flatten(0, 1)
+
+    def gather(self, layer: int, pages: Tensor) -> Tensor:
+        """Keys and values [2, requests, kv_heads, tokens, head_dim] of ``pages`` [2·requests, kv_heads, blocks]."""
+        found = self._pages[layer].index_select(0, pages.flatten())
+        return found.view(2, pages.shape[0] // 2, self._kv_heads, -1, self._head_dim)
 
 
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Zeros whose memory is taken as it is written: numpy asks for zeroed pages, which torch on a CPU writes itself."""
+    """Zeros. On a CPU their memory is taken as they are written, a small page at a time: torch writes all of them at
+    once, and numpy asks for huge pages, of which the first token of each head would take one."""
     if device.type != "cpu":
         return torch.zeros(shape, dtype=dtype, device=device)
-    return torch.from_numpy(numpy.zeros((*shape[:-1], shape[-1] * dtype.itemsize), numpy.uint8)).view(dtype)
+    memory = mmap.mmap(-1, math.prod(shape) * dtype.itemsize, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with contextlib.suppress(OSError):  # a kernel without huge pages knows no such advice
+        memory.madvise(mmap.MADV_NOHUGEPAGE)
+    return torch.frombuffer(memory, dtype=dtype).view(shape)
 
 
 @dataclass(slots=True)

@@ -14,6 +14,8 @@ from inference_server.engines.native.kv_cache import BLOCK, KVCache
 from inference_server.engines.native.rope import Turning, Turns
 from inference_server.engines.native.weights import Layer, Weights
 
+MANY = 8
+"""Requests that attend together from which on, on a CPU, products of all are quicker than torch's attention of each."""
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": functional.silu,
     "gelu_pytorch_tanh": partial(functional.gelu, approximate="tanh"),
@@ -70,7 +72,7 @@ class Model:
         }
         self._activation = ACTIVATIONS[of.activation]
         self._embedding_scale = torch.tensor(of.hidden**0.5).to(self._dtype).item() if of.gemma else 1.0
-        self._by_hand = device.type == "cpu" and self._dtype == torch.float32
+        self._many = math.inf if device.type != "cpu" else 1 if self._dtype == torch.float32 else MANY
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits [sequences, vocabulary]; writes the keys and values of all tokens into the cache."""
@@ -79,11 +81,14 @@ class Model:
         if of.gemma:
             hidden = hidden * self._embedding_scale
         turns = {own: t.at(batch.positions, batch.variants, dtype=self._dtype) for own, t in self._turning.items()}
-        masks = {window: [self._mask(group, window) for group in batch.groups] for window in set(of.windows)}
+        seen = {
+            window: [(self._mask(group, window), self._cache.pages(group.tables)) for group in batch.groups]
+            for window in set(of.windows)
+        }
         for index, layer in enumerate(self._weights.layers):
             window = of.windows[index]
             turn = turns[bool(window) and of.window_rope is not None]
-            attended = self._attention(index, layer, layer.input_norm(hidden), batch, turn, masks[window])
+            attended = self._attention(index, layer, layer.input_norm(hidden), batch, turn, seen[window])
             added = layer.output(attended, mix)
             hidden += layer.output_norm(added) if layer.output_norm else added
             gate, up = layer.gate_up(layer.mlp_norm(hidden), mix).chunk(2, dim=-1)
@@ -93,8 +98,9 @@ class Model:
         return self._weights.head(self._weights.norm(last), None if mix is None else mix.index_select(0, batch.rows))
 
     def _attention(
-        self, index: int, layer: Layer, x: Tensor, batch: Batch, turn: Turns, masks: list[Tensor | None]
+        self, index: int, layer: Layer, x: Tensor, batch: Batch, turn: Turns, seen: list[tuple[Tensor, Tensor]]
     ) -> Tensor:
+        """``seen`` has the mask of each group, and where the pages of its requests lie."""
         of = self._of
         heads = layer.qkv(x, batch.mix).view(x.shape[0], -1, of.head_dim)
         if layer.q_norm and layer.k_norm:
@@ -103,19 +109,21 @@ class Model:
         heads = turn.apply(heads)
         self._cache.write(index, batch.slots, heads[:, of.heads :])
         queries = heads[:, : of.heads]
-        parts = [self._attend(index, queries, group, mask) for group, mask in zip(batch.groups, masks, strict=True)]
+        parts = [
+            self._attend(queries, group, mask, *self._cache.gather(index, pages))
+            for group, (mask, pages) in zip(batch.groups, seen, strict=True)
+        ]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    def _attend(self, index: int, queries: Tensor, group: Group, mask: Tensor | None) -> Tensor:
+    def _attend(self, queries: Tensor, group: Group, mask: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """A group's queries against their caches; the heads that share keys form one small matrix (GQA)."""
         of, (requests, width) = self._of, group.positions.shape
         own = queries[group.start : group.end]
         if group.padded is not None:
             own = own.index_select(0, group.padded)
         grouped = own.view(requests, width, of.kv_heads, -1, of.head_dim).permute(0, 2, 3, 1, 4)
-        keys, values = self._cache.gather(index, group.tables)
         rows = grouped.reshape(requests, of.kv_heads, -1, of.head_dim)
-        attend = _by_hand if self._by_hand and width == 1 else functional.scaled_dot_product_attention
+        attend = _in_products if width == 1 and requests >= self._many else functional.scaled_dot_product_attention
         out = attend(rows, keys, values, attn_mask=mask, scale=of.scale)
         out = out.view(requests, of.kv_heads, -1, width, of.head_dim).permute(0, 3, 1, 2, 4)
         flat = out.reshape(requests * width, -1)
@@ -133,7 +141,7 @@ class Model:
         return tall.reshape(requests, 1, -1, unseen.shape[-1])
 
 
-def _by_hand(queries: Tensor, keys: Tensor, values: Tensor, *, attn_mask: Tensor, scale: float) -> Tensor:
-    """Attention in three products: for one query a request in float32 a sixth of what torch's own takes on a CPU."""
-    scores = torch.matmul(queries * scale, keys.transpose(-1, -2)).add_(attn_mask)
-    return torch.matmul(scores.softmax(dim=-1), values)
+def _in_products(queries: Tensor, keys: Tensor, values: Tensor, *, attn_mask: Tensor, scale: float) -> Tensor:
+    """Attention of one query a request, which rounds where torch's own does: scores and softmax are float32."""
+    scores = torch.matmul(queries.float() * scale, keys.float().transpose(-1, -2)).add_(attn_mask)
+    return torch.matmul(scores.softmax(dim=-1).to(values.dtype), values)

@@ -171,7 +171,10 @@ Read = Callable[[str], Tensor]
 
 @contextmanager
 def _tensors(directory: Path) -> Iterator[tuple[Mapping[str, Path], Read]]:
-    """The names of all tensors, and how to read one, from however many shards there are; nothing is read twice."""
+    """The names of all tensors, and how to read one, from however many shards there are; nothing is read twice.
+
+    What is read is a copy: one tensor that is not would keep its whole file in memory.
+    """
     places = _places(directory)
     opened = {shard: safe_open(shard, framework="pt") for shard in set(places.values())}
 
@@ -179,7 +182,7 @@ def _tensors(directory: Path) -> Iterator[tuple[Mapping[str, Path], Read]]:
         if name not in places:
             raise Unsupported(f"the checkpoint has no tensor {name}")
         tensor: Tensor = opened[places[name]].get_tensor(name)  # type: ignore[no-untyped-call]
-        return tensor
+        return tensor.clone()
 
     yield places, read
 
