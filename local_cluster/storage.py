@@ -5,7 +5,7 @@ from typing import Any
 
 CLASS = "local"
 VOLUMES = 4
-SIZE = "10Gi"
+SIZE = "100Gi"
 """What a volume says it has; nobody measures it."""
 
 

@@ -18,8 +18,10 @@ def unsupported(asked: Task, resource: Resource, *, catalog: Catalog) -> Finding
     if isinstance(asked.served.files, KaitoImage) and model.distributed:
         told = kaito_server.spreads(model, machines=resource.count, gpus=size.gpus if size else 0)
         return wrong(Reason.DOES_NOT_FIT, told) if told else None
-    if size is not None and isinstance(fits(model, size, 1, catalog=catalog), Misfit):
-        return wrong(Reason.NOT_YET_SUPPORTED, _one_machine(model), cure="take a larger instanceType")
+    alone = fits(model, size, 1, catalog=catalog) if size is not None else None
+    if isinstance(alone, Misfit):
+        larger = f", such as {catalog.with_prices(alone.sizes)}" if alone.sizes else ""
+        return wrong(Reason.NOT_YET_SUPPORTED, _one_machine(model), cure=f"take a larger instanceType{larger}")
     return None
 
 

@@ -192,6 +192,7 @@ def _row(id: str, config: dict[str, Any], files: Mapping[str, int], headers: Map
         gated=gated,
         dtype=kind,
         quantisation=packed,
+        tuning=architecture.experts is None and not config.get("quantization_config"),  # as of the catalogue's own
         chat=_has_chat_template(info, files),
     )
 

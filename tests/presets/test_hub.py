@@ -54,6 +54,26 @@ def test_a_model_is_described_without_its_weights(site: Site, tmp_path: Path) ->
     assert read < 100_000 < found.file_bytes
 
 
+@pytest.mark.parametrize(
+    ("more", "tunable"),
+    [
+        ({}, True),
+        ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, False),
+        (
+            {"architectures": ["MixtralForCausalLM"], "model_type": "mixtral", "num_local_experts": 8}
+            | {"num_experts_per_tok": 2},
+            False,
+        ),
+    ],
+    ids=["dense", "packed", "experts"],
+)
+def test_what_is_dense_and_not_packed_can_be_tuned(
+    site: Site, tmp_path: Path, more: dict[str, Any], tunable: bool
+) -> None:
+    Repository("org/own", {**LLAMA, **more}, {"model.safetensors": header(tensors(LLAMA))}).put_on(site)
+    assert hub(site, tmp_path).model("org/own").tuning is tunable
+
+
 def test_shards_are_added_up(site: Site, tmp_path: Path) -> None:
     names = list(tensors(LLAMA).items())
     parts = {f"model-0000{n}-of-00003.safetensors": header(dict(names[n - 1 :: 3])) for n in (1, 2, 3)}

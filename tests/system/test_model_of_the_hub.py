@@ -1,9 +1,11 @@
-"""A model by its id on the Hub: looked up by the operator, fetched by the pod, answering; and one that is gated."""
+"""A model by its id on the Hub: looked up by the operator, fetched by pods, answering, tuned; and one that is gated."""
 
 import pytest
+import yaml
 
 from tests.support.cluster import LocalCluster, eventually
 from tests.system.conftest import CHAT, condition, ready
+from tests.system.test_tune_and_serve import EXAMPLE, example
 
 pytestmark = pytest.mark.system
 
@@ -25,7 +27,15 @@ def why(cluster: LocalCluster, name: str) -> str:
     return str(condition(cluster.get("workspace", name), "WorkspaceReady").get("reason"))
 
 
-def test_a_model_of_the_hub_is_looked_up_fetched_and_answers(cluster: LocalCluster) -> None:
+def tuning(name: str, *, preset: str) -> str:
+    """Two steps of the example's training, of another model."""
+    config, manifest = yaml.safe_load_all(example(EXAMPLE, name, serve=False, steps=2))
+    manifest["tuning"]["preset"]["name"] = preset
+    return yaml.safe_dump_all([config, manifest])
+
+
+def test_a_model_of_the_hub_is_looked_up_fetched_and_answers_and_is_tuned(cluster: LocalCluster) -> None:
+    cluster.apply(tuning("schooled", preset="local/smollm2"))
     cluster.apply(workspace("hubbed", preset="local/smollm2"))
     eventually(lambda: ready(cluster, "hubbed"), within=300, what="WorkspaceReady")
     found = cluster.get("workspace", "hubbed")
@@ -34,7 +44,12 @@ def test_a_model_of_the_hub_is_looked_up_fetched_and_answers(cluster: LocalClust
     address = cluster.get("service", "hubbed")["spec"]["clusterIP"]
     answer = cluster.http(f"http://{address}/chat", method="POST", body=CHAT, timeout=60)
     assert "Paris" in answer["Result"]
-    cluster.kubectl("delete", "workspace", "hubbed", "--wait=false")
+    eventually(lambda: ready(cluster, "schooled"), within=240, what="the tuned model is published")
+    tuned = cluster.get("workspace", "schooled")["status"]
+    assert tuned["model"]["id"] == "local/smollm2"
+    assert tuned["tuning"]["image"] == "10.244.255.1:5000/tuned/schooled:1"
+    assert tuned["tuning"]["digest"].startswith("sha256:")
+    cluster.kubectl("delete", "workspace", "hubbed", "schooled", "--wait=false")
 
 
 def test_a_gated_model_says_so_and_buys_nothing(cluster: LocalCluster) -> None:

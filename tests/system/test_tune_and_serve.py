@@ -17,14 +17,14 @@ HELD_OUT = ("What is a bridge?", "What is the capital of France?")
 """Questions that the training data does not have."""
 
 
-def example(path: Path, name: str, *, serve: bool) -> str:
+def example(path: Path, name: str, *, serve: bool, steps: int = STEPS) -> str:
     """The example under another name, with fewer steps."""
     workspace, config = yaml.safe_load_all(path.read_text())
     workspace["metadata"]["name"] = config["metadata"]["name"] = workspace["tuning"]["config"] = name
     workspace["tuning"]["serve"] = serve
     workspace["tuning"]["output"]["image"] = f"10.244.255.1:5000/tuned/{name}:1"
     content = yaml.safe_load(config["data"]["training_config.yaml"])
-    content["training_config"]["TrainingArguments"]["max_steps"] = STEPS
+    content["training_config"]["TrainingArguments"]["max_steps"] = steps
     config["data"]["training_config.yaml"] = yaml.safe_dump(content)
     return yaml.safe_dump_all([config, workspace])
 

@@ -7,6 +7,7 @@ import pytest
 
 from kaito_operator.plan import Finalizer
 from kaito_operator.workspace.machines import machine_name
+from presets.fit import smallest
 from tests.support.builders import (
     NOON,
     UID,
@@ -21,7 +22,7 @@ from tests.support.builders import (
     rolled_out,
     stored,
 )
-from tests.support.planning import applied, conditions, planned
+from tests.support.planning import CATALOG, applied, conditions, planned
 
 FIRST, SECOND = (machine_name(UID, slot=slot, attempt=1) for slot in (0, 1))
 WAITS = ("Unknown", "Waiting", "waits for WorkspaceReady")
@@ -73,6 +74,9 @@ def test_what_is_not_carried_out_yet_says_so_and_buys_nothing(case: str) -> None
     assert (status, reason) == ("False", "NotYetSupported")
     assert case in message
     assert todo.apply == ()
+    sizes = smallest(CATALOG.model("llama-2-13b"), 1, catalog=CATALOG)
+    assert sizes
+    assert all(f"such as {sizes[0]}" in message and size in message for size in sizes)
 
 
 def test_all_missing_machines_are_asked_for_at_once_after_the_finalizer() -> None:

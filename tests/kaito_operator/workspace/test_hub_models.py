@@ -1,7 +1,7 @@
 """A model that is not in the catalogue but on the Hub: asked for, sized, served from the commit that was looked up."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -17,6 +17,7 @@ from presets.hub.row import as_row, of_row
 from tests.kaito_operator.workspace.test_model_files import WITH_RUNTIME
 from tests.support.builders import NOON, UID, Manifest, a_node, a_ready_machine, a_workspace
 from tests.support.planning import CATALOG, applied, conditions
+from tests.support.pod_security import violations
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 ROW = {
@@ -24,6 +25,7 @@ ROW = {
     **{"name": "org/own", "hub": "org/own", "aliases": [], "revision": COMMIT, "tuning": False},
 }
 FOUND = of_row(ROW)
+TUNABLE = of_row({**ROW, "tuning": True})
 A100 = "Standard_NC24ads_A100_v4"
 
 
@@ -83,6 +85,39 @@ def test_what_the_status_has_is_not_asked_for_again_and_its_commit_is_served() -
     (model,) = spec["initContainers"]
     assert model["args"] == ["--id=org/own", "--port=5000", f"--revision={COMMIT}", "--to=/mnt/model"]
     assert "--served_model_name=org/own" in spec["containers"][0]["args"]
+
+
+def tuning(instance_type: str = A100, **more: Any) -> Manifest:
+    spec = {
+        "preset": {"name": "org/own", "presetOptions": {"modelAccessSecret": "hub-token"}},
+        "method": "qlora",
+        "input": {"urls": ["https://example.com/rows.jsonl"]},
+        "output": {"image": "r.io/team/style:1", "imagePushSecret": "push"},
+    }
+    return a_workspace(tuning=spec, instance_type=instance_type, **more)
+
+
+def test_what_can_be_tuned_of_the_hub_is_trained_from_the_commit_that_was_looked_up(
+    golden: Callable[[str, Any], None],
+) -> None:
+    name = machine_name(UID, slot=0, attempt=1)
+    nodes = (
+        a_ready_machine(name, node="n", instance_type=A100),
+        a_node("n", instance_type=A100, gpus=1, held_by="chat", pool=name),
+    )
+    todo = planned(tuning(), *nodes, answer=TUNABLE)
+    golden("workspace/tuning-of-the-hub", [*applied(todo, "ConfigMap"), *applied(todo, "Job")])
+    (job,) = applied(todo, "Job")
+    assert violations(job["spec"]["template"]["spec"]) == []
+    assert todo.report[0].status["estimate"]["memoryGiB"] > 0
+
+
+@pytest.mark.badinput
+def test_a_model_of_the_hub_that_cannot_be_tuned_is_told_and_nothing_is_bought() -> None:
+    todo = planned(tuning(), answer=FOUND)
+    _, reason, message = conditions(todo)["Ready"]
+    assert (reason, todo.apply) == ("UnknownPreset", ())
+    assert message.startswith("tuning.preset.name: org/own cannot be tuned; ")
 
 
 def test_a_row_that_an_older_version_wrote_is_asked_for_anew() -> None:
