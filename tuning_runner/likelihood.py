@@ -31,7 +31,9 @@ class _Unlikelihood(torch.autograd.Function):  # type: ignore[misc]  # torch has
     @staticmethod
     def backward(ctx: Any, *outer: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         (gradient,) = ctx.saved_tensors
-        return gradient * outer[0].to(gradient.dtype), None, None
+        if outer[0] != 1:  # which it is, unless a step is done in parts
+            gradient = gradient * outer[0].to(gradient.dtype)
+        return gradient, None, None
 
 
 def unlikelihood(logits: torch.Tensor, tokens: torch.Tensor, *, share: torch.Tensor | float) -> torch.Tensor:

@@ -14,7 +14,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from presets.training_config import TrainingConfig
 from presets.tuning_steps import ExitCode
-from tuning_runner import accelerator, document_attention, ending, hyperparameters, shortage
+from tuning_runner import accelerator, document_attention, ending, heap, hyperparameters, shortage
 from tuning_runner.adapter_trainer import AdapterTrainer
 from tuning_runner.batches import Batches, keeps_apart, shortened
 from tuning_runner.examples import Example
@@ -114,7 +114,7 @@ def _arguments(asked: Request, model: Any, checkpoints: Path, computed: torch.dt
 
 def _collator(model: Any, arguments: Any, *, pad_token_id: int, longest: int) -> Any:
     """What makes a batch of examples; None where trl is to pack, which it does by itself."""
-    batches = Batches(pad_token_id=pad_token_id, longest=longest)
+    batches = Batches(pad_token_id=pad_token_id, longest=longest, fills=model.device.type == "cpu")
     document_attention.use(model)
     apart = keeps_apart(model, batches)
     if not apart:
@@ -147,11 +147,22 @@ def _model(asked: Request, computed: torch.dtype) -> Any:
     )
     if quantization is None and torch.cuda.is_available():  # a quantised one is there already
         model.to("cuda")
+    elif quantization is not None:
+        _leave_the_file(model)
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             # bitsandbytes repacks weights in place at the first evaluation on a CPU, and cannot train on those
             module.support_avx512bf16_for_cpu = False
     return model
+
+
+def _leave_the_file(model: Any) -> None:
+    """What a quantised model has taken over unchanged lies in the mapped file of all weights, and keeps all of it in
+    memory; what it was quantised in lies in the heap."""
+    for parameter in model.parameters():
+        if parameter.is_floating_point() and parameter.device.type == "cpu":
+            parameter.data = parameter.data.clone()
+    heap.give_back()
 
 
 def _shorten(trainer: Any, *, longest: int) -> None:

@@ -15,7 +15,7 @@ from trl import SFTConfig, SFTTrainer
 from tests.support.tiny_model import write_tiny_model
 from tuning_runner import document_attention
 from tuning_runner.adapter_trainer import AdapterTrainer
-from tuning_runner.batches import Batches, keeps_apart, shortened
+from tuning_runner.batches import Batches, keeps_apart, shortened, step
 
 pytestmark = [
     pytest.mark.tuning,
@@ -54,10 +54,10 @@ def logits(of: Any, **inputs: Any) -> torch.Tensor:
 @OWN_ATTENTION
 def test_logits_of_examples_in_one_row_are_those_of_each_alone(directory: Path, by_document: bool) -> None:
     tiny = model(directory, by_document=by_document)
-    row = Batches(pad_token_id=2, longest=64)(EXAMPLES)
-    assert row["input_ids"].shape == (1, 12)
-    del row["labels"]
-    together = logits(tiny, **row)[0]
+    row = Batches(pad_token_id=2, longest=64, fills=True)(EXAMPLES)
+    assert row["input_ids"].shape == (1, 16)
+    assert row.pop("labels")[0, 12:].tolist() == [-100] * 4
+    together = logits(tiny, **row)[0, :12]
     plain = model(directory)
     alone = torch.cat([logits(plain, input_ids=torch.tensor([each["input_ids"]]))[0] for each in EXAMPLES])
     torch.testing.assert_close(together, alone)
@@ -116,9 +116,18 @@ def test_where_a_window_cuts_what_is_read_the_mask_decides() -> None:
 
 
 def test_a_batch_that_is_too_long_for_one_row_is_padded() -> None:
-    batch = Batches(pad_token_id=2, longest=11)(EXAMPLES)
+    batch = Batches(pad_token_id=2, longest=11, fills=True)(EXAMPLES)
     assert batch["input_ids"].shape == (3, 5)
     assert batch["attention_mask"].sum() == 12
+
+
+def test_rows_have_few_lengths_and_little_that_fills_them() -> None:
+    """Of a batch whose lengths vary by a factor of eight."""
+    filled = {tokens: tokens + -tokens % step(tokens) for tokens in range(128, 1025)}
+    assert len(set(filled.values())) == 4 + 4 + 8 + 1
+    assert all(whole - tokens < tokens / 4 for tokens, whole in filled.items())
+    row = Batches(pad_token_id=2, longest=64, fills=False)(EXAMPLES)
+    assert row["input_ids"].shape == (1, 12), "a GPU has no use for it"
 
 
 class Mixing(torch.nn.Module):  # type: ignore[misc]  # torch is not typed here
@@ -140,7 +149,7 @@ class Narrow(Mixing):
 
 
 def test_whether_a_model_keeps_examples_apart_is_tried(directory: Path) -> None:
-    batches = Batches(pad_token_id=2, longest=64)
+    batches = Batches(pad_token_id=2, longest=64, fills=True)
     assert keeps_apart(model(directory), batches)
     assert not keeps_apart(Mixing(model(directory)), batches)
     assert not keeps_apart(Narrow(model(directory)), batches)
@@ -168,7 +177,7 @@ def test_loss_and_gradients_are_those_of_trl_on_padded_rows(directory: Path, tmp
     torch.manual_seed(3)
     theirs = trainer_of(SFTTrainer, directory, tmp_path / "a", rows)
     torch.manual_seed(3)
-    batches = Batches(pad_token_id=2, longest=99)
+    batches = Batches(pad_token_id=2, longest=99, fills=True)
     ours = trainer_of(AdapterTrainer, directory, tmp_path / "b", rows, data_collator=batches, by_document=True)
     losses, gradients = [], []
     for trainer in (theirs, ours):
@@ -187,7 +196,9 @@ def test_loss_and_gradients_are_those_of_trl_on_padded_rows(directory: Path, tmp
 
 def test_only_what_is_learnt_is_projected(directory: Path, tmp_path: Path) -> None:
     rows = Dataset.from_list(ROWS[:4])
-    trainer = trainer_of(AdapterTrainer, directory, tmp_path, rows, data_collator=Batches(pad_token_id=2, longest=99))
+    trainer = trainer_of(
+        AdapterTrainer, directory, tmp_path, rows, data_collator=Batches(pad_token_id=2, longest=99, fills=True)
+    )
     projected: list[int] = []
     trainer.model.get_output_embeddings().register_forward_hook(
         lambda _, given, __: projected.append(given[0].shape[1])

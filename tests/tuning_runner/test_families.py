@@ -101,4 +101,4 @@ def _sizes(row: Model, of: Architecture) -> dict[str, Any]:
 def test_examples_lie_side_by_side_where_the_model_keeps_them_apart(family: str) -> None:
     small = model(family)
     document_attention.use(small)
-    assert keeps_apart(small, Batches(pad_token_id=0, longest=64)) == (family not in PADDED)
+    assert keeps_apart(small, Batches(pad_token_id=0, longest=64, fills=True)) == (family not in PADDED)
