@@ -2,17 +2,21 @@
 
 import asyncio
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
 
+from kaito_operator.api.conditions import timestamp
 from local_cluster.azure_machines import VirtualMachine
 from local_cluster.errors import LocalClusterError
 from tests.support.control_plane import ApiServer, Refused
+from tests.support.waiting import surely
 
 NODES = "/api/v1/nodes"
 
 
 @dataclass
 class JoinsAsNode:
-    """Virtual machines whose kubelets say Ready at once."""
+    """Virtual machines whose kubelets say Ready at once, and ask again where a busy API server does not answer."""
 
     server: ApiServer
 
@@ -29,18 +33,30 @@ class JoinsAsNode:
 
     def _lose(self, name: str) -> None:
         path = f"{NODES}/{name}"
-        if self.server.get(path) is not None:
-            silent = {"type": "Ready", "status": "Unknown", "reason": "NodeStatusUnknown", "message": ""}
-            self.server.merge(f"{path}/status", {"status": {"conditions": [silent]}})
-            self.server.ask("DELETE", path)
+        if surely(lambda: self.server.get(path)) is not None:
+            silent = {"status": {"conditions": [_ready("Unknown", "NodeStatusUnknown")]}}
+            surely(lambda: self.server.merge(f"{path}/status", silent))
+            surely(lambda: self.server.ask("DELETE", path))
 
     def _join(self, machine: VirtualMachine) -> None:
-        meta = {"name": machine.name, "labels": dict(machine.labels)}
-        spec = {"providerID": machine.provider_id}
-        self.server.ask("POST", NODES, {"apiVersion": "v1", "kind": "Node", "metadata": meta, "spec": spec})
-        self.server.merge(f"{NODES}/{machine.name}", {"spec": {"taints": []}})  # admission taints every new node
-        ready = {"type": "Ready", "status": "True", "reason": "KubeletReady", "message": ""}
         have = {"cpu": "12", "memory": "220Gi"}
-        self.server.merge(
-            f"{NODES}/{machine.name}/status", {"status": {"conditions": [ready], "capacity": have, "allocatable": have}}
-        )
+        node = {
+            "apiVersion": "v1",
+            "kind": "Node",
+            "metadata": {"name": machine.name, "labels": dict(machine.labels)},
+            "spec": {"providerID": machine.provider_id},
+            "status": {"conditions": [_ready("True", "KubeletReady")], "capacity": have, "allocatable": have},
+        }
+        surely(lambda: self._registered(node))
+        # admission taints every new node
+        surely(lambda: self.server.merge(f"{NODES}/{machine.name}", {"spec": {"taints": []}}))
+
+    def _registered(self, node: dict[str, Any]) -> None:
+        """As a kubelet registers: a Node that is there already is its own."""
+        if self.server.get(f"{NODES}/{node['metadata']['name']}") is None:
+            self.server.ask("POST", NODES, node)
+
+
+def _ready(truth: str, reason: str) -> dict[str, str]:
+    since = timestamp(datetime.now(UTC))
+    return {"type": "Ready", "status": truth, "reason": reason, "message": "", "lastTransitionTime": since}

@@ -9,8 +9,21 @@ from typing import TypeVar
 Answer = TypeVar("Answer")
 
 
+TRIES = 5
+
+
 class NotInTime(AssertionError):
     """What was awaited did not come; the message holds what was there instead."""
+
+
+def surely(act: Callable[[], Answer]) -> Answer:
+    """What a busy server answered at last to what may be done twice. Raises OSError if it never did."""
+    for _ in range(TRIES - 1):
+        try:
+            return act()
+        except OSError:
+            continue
+    return act()
 
 
 def eventually(look: Callable[[], Answer | None], *, within: float, what: str) -> Answer:
