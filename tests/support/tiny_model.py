@@ -20,7 +20,7 @@ CHAT_TEMPLATE = """\
 CONTEXT = 64
 
 
-def write_tiny_model(directory: Path) -> Path:
+def write_tiny_model(directory: Path, *, hidden: int = 32) -> Path:
     """Writes it; random, but the same each time."""
     torch.manual_seed(7)
     vocabulary = {word: number for number, word in enumerate([*SPECIAL, *WORDS])}
@@ -40,8 +40,8 @@ def write_tiny_model(directory: Path) -> Path:
     tokenizer.save_pretrained(directory)
     config = LlamaConfig(
         vocab_size=len(vocabulary),
-        hidden_size=32,
-        intermediate_size=64,
+        hidden_size=hidden,
+        intermediate_size=2 * hidden,
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
