@@ -18,6 +18,7 @@ import psutil
 
 from bench.figures import Figure, measure
 from local_cluster import model
+from presets.catalog import load_catalog
 from tests.support.serving import free_port
 from tests.support.waiting import eventually
 
@@ -31,8 +32,10 @@ PROMPTS = [
     f"Question {i}: what is the capital of {country}? Answer in {i} words and tell me {i % 5 + 2} things about it."
     for i, country in enumerate(COUNTRIES.split())
 ]
+PRESET = load_catalog().model("smollm2-135m-instruct")
 BASELINE = ("--engine=transformers", "--batching=off")
-NATIVE = ("--engine=native",)
+NATIVE = ("--engine=native", *(f"--{key}={value}" for key, value in PRESET.arguments.items()))
+"""As users have it."""
 MEBIBYTE = 1 << 20
 
 
@@ -132,10 +135,10 @@ def serving() -> Iterator[Figure]:
         yield from _streams(ours, baseline)
         yield Figure("serving.rss_mb", process.memory_info().rss / MEBIBYTE, "MiB")
         yield from _crowd(ours)
-    with server(*BASELINE) as (baseline, _, _), server(*NATIVE, "--int4_small_batches") as (ours, _, _):
+    with server(*BASELINE) as (baseline, _, _), server(*NATIVE, "--int4_small_batches=false") as (ours, _, _):
         pairs = [(tokens_per_second(ours, concurrency=1), tokens_per_second(baseline, concurrency=1)) for _ in range(4)]
         value, base = (median(column) for column in zip(*pairs[1:], strict=True))
-        yield Figure("serving.int4.c1.tokens_per_second", value, "tok/s", base)
+        yield Figure("serving.bfloat16.c1.tokens_per_second", value, "tok/s", base)
 
 
 def _throughput(ours: str, baseline: str) -> Iterator[Figure]:
