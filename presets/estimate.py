@@ -39,6 +39,8 @@ GPU_OVERHEAD = int(0.75 * GIB)
 """CUDA context, kernels and library workspaces of one process on one GPU: 0.4 to 0.7 GiB by card and version."""
 CPU_OVERHEAD = int(0.82 * GIB)
 """A process with torch and transformers loaded, without a model, as measured: a third of it are mapped libraries."""
+FOUR_BITS = 0.5 + 4 / 32
+"""Bytes of one weight that a processor has in 4 bits: 32 of them share a scale and a middle, both bfloat16."""
 SHORTEST_CONTEXT = 2048
 """Tokens. A model that cannot hold so many is of no use; KAITO's estimator asks for the same."""
 
@@ -52,6 +54,8 @@ class Weights:
     quantisation: Quantisation = ""
     file_bytes: int = 0
     """Of its files, where they are known: they tell more than the formula."""
+    twice: bool = False
+    """Whether a processor has its matrices in 4 bits as well (``int4_small_batches``)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,8 +170,9 @@ def serving_on_cpu(of: Weights, load: Load) -> Memory:
     """The memory of the process that serves it without a GPU: the native engine packs the weights in place of those it
     has read, and takes memory for its KV cache, which has the model's own dtype, as tokens come."""
     each = kv_elements(of.architecture, load.context) * DTYPE_BYTES[of.dtype]
+    beside = linear_parameters(of.architecture) * FOUR_BITS if of.twice else 0
     return Memory(
-        weights=int(weight_bytes(of) * WEIGHTS_ROUNDING),
+        weights=int((weight_bytes(of) + beside) * WEIGHTS_ROUNDING),
         kv_cache=each * load.concurrency,
         activations=int(_activations(of, load) * FRAGMENTATION),
         overhead=CPU_OVERHEAD,

@@ -115,6 +115,7 @@ class Model:
             dtype=self.dtype,
             quantisation=self.quantisation,
             file_bytes=self.weight_bytes,
+            twice=self.arguments.get("int4_small_batches") == "true",
         )
 
     @property
