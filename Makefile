@@ -6,7 +6,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 ONLY ?=
-WORKERS ?= 2
+PROCESSES ?= 2
 
 .PHONY: help setup packages tools model demo test karpenter crash unit lint fix golden crds reference lock bench images e2e docs down clean weights
 
@@ -36,7 +36,7 @@ demo: setup ## a Workspace becomes an answering model, on this machine
 	@$(BIN)/kaito demo
 
 test: setup lint ## every test, linters and type checks first
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=loadscope --no-loadscope-reorder $(if $(ONLY),-m "$(ONLY)",)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=$(PROCESSES) --dist=loadscope --no-loadscope-reorder $(if $(ONLY),-m "$(ONLY)",)
 
 karpenter: $(VENV)/ready tools # our NodeClaims against a real Karpenter, built from source
 	@$(BIN)/python -m local_cluster.binaries karpenter

@@ -34,9 +34,9 @@ def not_initialized(node: Manifest, machine: Manifest) -> tuple[str, str] | None
     return None
 
 
-def startup_tainting(node: Manifest, machine: Manifest) -> tuple[Patch, ...]:
-    """Puts a Machine's startup taints onto its node, once: in the write that registers it, as Karpenter does, so that
-    what somebody takes off is never put on again.
+def startup_tainting(node: Manifest, machine: Manifest, subject: Subject) -> tuple[Patch, ...]:
+    """Puts a Machine's startup taints onto its node, once: in the write that registers and claims it, as Karpenter
+    does, so that what somebody takes off is never put on again, and no node is registered that is nobody's.
 
     The agent pool cannot bring them: AKS takes ``nodeInitializationTaints`` with a whole cluster only, and the API
     server refuses to let anybody take ``nodeTaints`` off a node.
@@ -46,9 +46,17 @@ def startup_tainting(node: Manifest, machine: Manifest) -> tuple[Patch, ...]:
     new = [taint for taint in wanted if _identity(taint) not in _identities(there)]
     if not new or (meta.get("labels") or {}).get(labels.REGISTERED) == "true":
         return ()
-    tainted = {"op": "add", "path": "/spec/taints", "value": [*there, *new]}
-    registered = {"op": "add", "path": f"/metadata/labels/{labels.REGISTERED.replace('/', '~1')}", "value": "true"}
-    return (Patch(Ref.of(node), meta["resourceVersion"], (tainted, registered)),)
+    claim = _claim(node, subject, initialized=False)["metadata"]
+    owners = [owner for owner in meta.get("ownerReferences") or () if owner["uid"] != subject.uid]
+    finalizers = [*(meta.get("finalizers") or ()), *claim.get("finalizers", ())]
+    values: dict[str, object] = {
+        "/spec/taints": [*there, *new],
+        "/metadata/ownerReferences": [*owners, *claim["ownerReferences"]],
+        "/metadata/finalizers": list(dict.fromkeys(finalizers)),
+        f"/metadata/labels/{labels.REGISTERED.replace('/', '~1')}": "true",
+    }
+    operations = tuple({"op": "add", "path": path, "value": value} for path, value in values.items())
+    return (Patch(Ref.of(node), meta["resourceVersion"], operations),)
 
 
 def _identity(taint: Manifest) -> tuple[str, str]:

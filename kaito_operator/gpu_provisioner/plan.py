@@ -229,7 +229,7 @@ def _joined(seen: Observed, now: datetime, node: Manifest, *, patience: float | 
     ``patience``: the seconds after which it is replaced; a cluster with many such nodes keeps it beyond that.
     """
     why = not_initialized(node, seen.machine)
-    if tainting := startup_tainting(node, seen.machine):
+    if tainting := startup_tainting(node, seen.machine, seen.subject):
         why = why or ("StartupTaintsExist", "the startup taints are put onto the node")
         return _reported(seen, now, REGISTERED, *why, patch=tainting)
     claim = claiming(node, seen.subject, initialized=why is None)

@@ -168,12 +168,18 @@ def test_startup_taints_and_requested_resources_are_waited_for() -> None:
     assert reason(other) == ("True", "Initialized")  # another taint of the key
 
 
-def test_startup_taints_are_put_onto_a_node_that_joins_in_the_write_that_registers_it() -> None:
+def test_startup_taints_are_put_onto_a_node_that_joins_in_the_write_that_registers_and_claims_it() -> None:
     node = a_node(taints=["sku"])
     todo = with_startup_taints(node, DRIVER, {"key": "sku", "effect": "NoSchedule"})
-    registered = {"op": "add", "path": "/metadata/labels/karpenter.sh~1registered", "value": "true"}
-    tainted = {"op": "add", "path": "/spec/taints", "value": [*node["spec"]["taints"], DRIVER]}
-    assert todo.patch == (Patch(NODE, "1", (tainted, registered)),)
+    machine = {"apiVersion": "karpenter.sh/v1alpha5", "kind": "Machine", "name": "ws0123456789", "uid": "machine-uid"}
+    written = {
+        "/spec/taints": [*node["spec"]["taints"], DRIVER],
+        "/metadata/ownerReferences": [{**machine, "blockOwnerDeletion": True}],
+        "/metadata/finalizers": ["karpenter.sh/termination"],
+        "/metadata/labels/karpenter.sh~1registered": "true",
+    }
+    operations = tuple({"op": "add", "path": path, "value": value} for path, value in written.items())
+    assert todo.patch == (Patch(NODE, "1", operations),)
     assert (todo.apply, told(todo)["Ready"]) == ((), ("False", "StartupTaintsExist"))
 
 
