@@ -62,7 +62,7 @@ def models(
 
 
 def _wanted(catalog: "Catalog", size_name: str, *, tuning: bool) -> list["Model"]:
-    from presets.fit import problems
+    from presets.fit import newer, problems, too_old
 
     found = [model for model in catalog.models.values() if model.tuning or not tuning]
     if not size_name:
@@ -74,6 +74,9 @@ def _wanted(catalog: "Catalog", size_name: str, *, tuning: bool) -> list["Model"
             f"there is no instance type {size_name!r}" + (f"; did you mean {near}?" if near else ""),
             param_hint="--fits",
         )
+    if told := too_old(size, catalog=catalog):
+        instead = " or ".join(newer(size, catalog=catalog))
+        raise typer.BadParameter(f"{told}; take {instead}", param_hint="--fits")
     fitting = [model for model in found if not problems(model, size, 1, catalog=catalog)]
     return sorted(fitting, key=lambda model: model.parameters)
 

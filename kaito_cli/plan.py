@@ -12,6 +12,7 @@ import typer
 from kaito_cli.connection import Output
 from kaito_cli.find import NoSuchModel, find
 from kaito_cli.formats import Format, printed
+from kaito_cli.manifest import MODEL_FILES
 from kaito_cli.money import CloudOption, Offline, Region, Spot, prices
 
 if TYPE_CHECKING:
@@ -44,6 +45,8 @@ class Question:
     """False on nodes that are there already."""
     serves: bool = True
     """Whether what was tuned is served afterwards."""
+    own_torch: bool = False
+    """Whether an image is run that brings a torch of its own: KAITO's, or one of the user's."""
 
 
 class Mistake(Exception):
@@ -138,9 +141,16 @@ def _of_manifest(manifest: dict[str, Any]) -> Question:
         preset = body.inference.preset
     else:
         raise Mistake("a Workspace with a pod template of its own cannot be planned: nothing is known of its model")
-    size = body.resource.instance_type
+    size, options = body.resource.instance_type, preset.preset_options
+    source = ((manifest.get("metadata") or {}).get("annotations") or {}).get(MODEL_FILES, "")
     return Question(
-        model=preset.name, method=method, instance_type=size, count=body.resource.count, buys=bool(size), serves=serves
+        model=preset.name,
+        method=method,
+        instance_type=size,
+        count=body.resource.count,
+        buys=bool(size),
+        serves=serves,
+        own_torch=source == "kaito" or (bool(options and options.image) and source != "volume"),
     )
 
 

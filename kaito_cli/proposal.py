@@ -16,16 +16,20 @@ from presets.advice import (
     tune_on,
     tuning_offers,
 )
+from presets.cards import OLDEST, Capability
 from presets.catalog import Catalog, InstanceType, Model
-from presets.estimate import GIB, Load
+from presets.estimate import GIB, Load, Memory
 from presets.estimate_tuning import Method, Tuning
-from presets.fit import problems
+from presets.fit import problems, too_old
 from presets.loading import Loading, loading
 from presets.prices.price import Cloud, Price
 from presets.target_modules import FAMILIES
 
 if TYPE_CHECKING:
     from kaito_cli.plan import Question
+
+
+ANY_CARD: Capability = (0, 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,29 +112,31 @@ def propose(
     what = f"{talk} of {context:,} tokens"
     if size is None:
         return _nowhere(model, what, cure=_smaller(model, load, catalog=catalog, prices=prices, cloud=cloud))
-    offer = serve_on(model, size, load, machines=asked.count, catalog=catalog, prices=prices)
+    oldest = _oldest(asked)
+    offer = serve_on(model, size, load, machines=asked.count, catalog=catalog, prices=prices, oldest=oldest)
+    old = too_old(size, catalog=catalog, oldest=oldest)
+    of_kaito = serve_on(model, size, load, machines=asked.count, catalog=catalog, prices=prices, oldest=ANY_CARD)
     more = spare(model, size, load, catalog=catalog)
     return Proposal(
         model=model,
         what=what,
         size=size,
         machines=asked.count,
-        parts=_gib(
-            weights=offer.memory.weights,
-            kv_cache=offer.memory.kv_cache,
-            activations=offer.memory.activations,
-            overhead=offer.memory.overhead,
-        ),
+        parts=_parts(offer.memory),
         room=offer.room / GIB,
         problem=offer.problem,
-        cure=_cure(low, more.longest_context) if offer.problem else "",
+        cure=_newer_cards(low, of_kaito, published=bool(model.image_tag))
+        if old
+        else _cure(low, more.longest_context)
+        if offer.problem
+        else "",
         spare=""
         if offer.problem
         else f"a context of {more.longest_context:,} tokens, or {more.most_concurrent:,} conversations of {context:,}",
         price=offer.price,
         cheapest=[_choice(each) for each in low],
         fastest=[_choice(each) for each in quick],
-        objects=_serving_objects(asked, size) if not problems(model, size, asked.count, catalog=catalog) else [],
+        objects=[] if old or problems(model, size, asked.count, catalog=catalog) else _serving_objects(asked, size),
         loading=loading(model.file_bytes, disk_gib=model.disk_gib, cloud=size.cloud),
     )
 
@@ -149,8 +155,9 @@ def proposed_tuning(
     if size is None:
         told = "" if model.tuning else "; `kaito models --tuning` lists those that can be tuned"
         return _nowhere(model, what, cure=f"no machine of the table holds it{told}")
-    offer = tune_on(model, size, wanted, catalog=catalog, prices=prices)
-    refused = problems(model, size, 1, catalog=catalog)
+    oldest = _oldest(asked)
+    offer = tune_on(model, size, wanted, catalog=catalog, prices=prices, oldest=oldest)
+    refused = too_old(size, catalog=catalog, oldest=oldest) or problems(model, size, 1, catalog=catalog)
     return Proposal(
         model=model,
         what=what,
@@ -172,6 +179,11 @@ def proposed_tuning(
         fastest=[],
         objects=_tuning_objects(asked, size) if model.tuning and not refused else [],
     )
+
+
+def _oldest(asked: "Question") -> Capability:
+    """Of the cards that what runs has code for."""
+    return ANY_CARD if asked.own_torch else OLDEST
 
 
 def _nowhere(model: Model, what: str, *, cure: str) -> Proposal:
@@ -196,6 +208,14 @@ def _cure(low: Sequence[ServingOffer], longest: int) -> str:
     """The nearest thing that works: a shorter context on the same machine, or another machine."""
     cures = [f"a context of {longest:,} tokens fits"] if longest else []
     cures += [f"take {_with_price(low[0])}"] if low else []
+    return ", or ".join(cures)
+
+
+def _newer_cards(low: Sequence[ServingOffer], of_kaito: ServingOffer, *, published: bool) -> str:
+    """Another machine; or KAITO's image, whose torch is older, if it fits apart from that."""
+    cures = [f"take {_with_price(low[0])}"] if low else []
+    if published and not of_kaito.problem:
+        cures.append("serve KAITO's own image of it (annotation kaito.sh/model-files: kaito)")
     return ", or ".join(cures)
 
 
@@ -236,6 +256,12 @@ def _tuning_objects(asked: "Question", size: InstanceType) -> list[str]:
 def _machines(asked: "Question", size: InstanceType) -> list[str]:
     """None where the nodes are there already; ``size`` is then only what would do."""
     return [f"{asked.count} × Machine ({size.name})"] if asked.buys else []
+
+
+def _parts(memory: Memory) -> dict[str, float]:
+    return _gib(
+        weights=memory.weights, kv_cache=memory.kv_cache, activations=memory.activations, overhead=memory.overhead
+    )
 
 
 def _gib(**parts: int) -> dict[str, float]:

@@ -75,6 +75,14 @@ class WorkspaceSettings(ControllerSettings):
         alias="KAITO_RUNTIME_IMAGE",
         description="The runtime without a model, which `volume` and `hub` need, and tuning with them.",
     )
+    runtime_capability: str = Field(
+        "7.5",
+        alias="KAITO_RUNTIME_CAPABILITY",
+        pattern=r"^\d{1,2}\.\d$",
+        description="The oldest compute capability of NVIDIA's cards that the torch of these images has code for: no "
+        "machine with older ones is bought for them. `0.0` judges no card. KAITO's images, and those that a Workspace "
+        "names, are never judged.",
+    )
     hub_endpoint: str = Field(
         "",
         alias="KAITO_HUB_ENDPOINT",

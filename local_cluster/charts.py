@@ -25,6 +25,7 @@ VALUES: dict[str, dict[str, Any]] = {
         "image": IMAGE,
         "modelFiles": "baked",
         "runtimeImage": f"local/kaito-runtime:{PRESET_VERSION}",
+        "runtimeCapability": "0.0",  # no node here has the card of its size: the runtime is on processors
         "hub": {"endpoint": f"http://{SYSTEM_ADDRESS}:{hub.PORT}"},
         "presetRegistryName": "local",
         "presetVersion": PRESET_VERSION,

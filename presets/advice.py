@@ -9,6 +9,7 @@ from functools import partial
 from typing import TypeVar
 
 from presets.architecture import kv_elements
+from presets.cards import OLDEST, Capability
 from presets.catalog import Catalog, InstanceType, Model
 from presets.estimate import (
     CPU_OVERHEAD,
@@ -28,7 +29,7 @@ from presets.estimate import (
     serving_on_cpu,
 )
 from presets.estimate_tuning import Tuning, TuningMemory, lowered, tuning
-from presets.fit import SHARE_FOR_PODS, problems
+from presets.fit import SHARE_FOR_PODS, problems, too_old
 from presets.prices.price import Price
 
 SUGGESTIONS = 3
@@ -79,9 +80,19 @@ Offer = TypeVar("Offer", ServingOffer, TuningOffer)
 
 
 def serve_on(
-    model: Model, size: InstanceType, load: Load, *, machines: int, catalog: Catalog, prices: Prices
+    model: Model,
+    size: InstanceType,
+    load: Load,
+    *,
+    machines: int,
+    catalog: Catalog,
+    prices: Prices,
+    oldest: Capability = OLDEST,
 ) -> ServingOffer:
-    """What serving this load on this size comes to. Each machine has a whole copy."""
+    """What serving this load on this size comes to. Each machine has a whole copy.
+
+    ``oldest``: the cards that the torch which would run has code for.
+    """
     room, split = _room(size, catalog), _split(model, size)
     memory = _needs_on(model, size)(load)
     return ServingOffer(
@@ -90,7 +101,10 @@ def serve_on(
         memory=memory,
         room=room,
         tokens_per_second=_at_most(model, size, load, catalog=catalog),
-        problem=_refused(model, size, catalog) or _too_long(model, load) or _overflow(memory, room, split),
+        problem=_refused(model, size, catalog)
+        or too_old(size, catalog=catalog, oldest=oldest)
+        or _too_long(model, load)
+        or _overflow(memory, room, split),
         price=_price(size, machines, prices),
     )
 
@@ -103,18 +117,27 @@ def spare(model: Model, size: InstanceType, load: Load, *, catalog: Catalog) -> 
     return Spare(longest_context=longest, most_concurrent=most)
 
 
-def tune_on(model: Model, size: InstanceType, asked: Tuning, *, catalog: Catalog, prices: Prices) -> TuningOffer:
-    """What such a tuning on this size comes to."""
+def tune_on(
+    model: Model,
+    size: InstanceType,
+    asked: Tuning,
+    *,
+    catalog: Catalog,
+    prices: Prices,
+    oldest: Capability = OLDEST,
+) -> TuningOffer:
+    """What such a tuning on this size comes to. ``oldest``: the cards that the torch which would run has code for."""
     room = _room(size, catalog)
     memory = tuning(model.weights, asked, overhead=GPU_OVERHEAD if size.gpus else CPU_OVERHEAD)
     over = memory.total > room
     cannot = "" if model.tuning else f"{model.name} cannot be tuned"
+    refused = cannot or _refused_without_need(model, size, catalog) or too_old(size, catalog=catalog, oldest=oldest)
     return TuningOffer(
         size=size,
         memory=memory,
         room=room,
-        lower=lowered(model.weights, asked, room) if over else "",
-        problem=cannot or _refused_without_need(model, size, catalog) or (_needs(memory.total, room) if over else ""),
+        lower=lowered(model.weights, asked, room) if over and not refused else "",
+        problem=refused or (_needs(memory.total, room) if over else ""),
         price=_price(size, 1, prices),
     )
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from presets.cards import OLDEST, Capability, capability, outdated, words
 from presets.catalog import Catalog, InstanceType, Model
 from presets.estimate import GIB, SHORTEST_CONTEXT, Load, layered, serving
 
@@ -45,20 +46,66 @@ def _more(model: Model, size: InstanceType, count: int, *, catalog: Catalog) -> 
     return next(enough, 0) if model.distributed else 0
 
 
-def smallest(model: Model, count: int, *, catalog: Catalog, cloud: str = "azure") -> tuple[str, ...]:
-    """The smallest sizes of a cloud still sold that serve the model on ``count`` machines, smallest first."""
-    serving_sizes = list(fitting(model, count, catalog=catalog, cloud=cloud))
-    serving_sizes.sort(key=lambda size: (size.gpu_memory_gib, size.gpus, size.memory_gib, size.cpus, size.name))
+def smallest(
+    model: Model, count: int, *, catalog: Catalog, cloud: str = "azure", oldest: Capability = OLDEST, at_least: int = 0
+) -> tuple[str, ...]:
+    """The smallest sizes of a cloud still sold that serve the model on ``count`` machines, smallest first.
+
+    ``at_least``: GiB of GPU memory that they are to have.
+    """
+    able = fitting(model, count, catalog=catalog, cloud=cloud, oldest=oldest)
+    serving_sizes = [size for size in able if size.gpu_memory_gib >= at_least]
+    serving_sizes.sort(key=_size)
     return tuple(size.name for size in serving_sizes[:SUGGESTIONS])
 
 
-def fitting(model: Model, count: int, *, catalog: Catalog, cloud: str = "azure") -> tuple[InstanceType, ...]:
-    """All sizes of a cloud still sold that serve the model on ``count`` machines."""
+def fitting(
+    model: Model, count: int, *, catalog: Catalog, cloud: str = "azure", oldest: Capability = OLDEST
+) -> tuple[InstanceType, ...]:
+    """All sizes of a cloud still sold that serve the model on ``count`` machines. Sizes whose cards are too old for our
+    runtime are none of them, whatever would run: what is suggested does for every image."""
     return tuple(
         size
         for size in catalog.instance_types.values()
-        if size.cloud == cloud and not size.retired and not problems(model, size, count, catalog=catalog)
+        if size.cloud == cloud
+        and not size.retired
+        and not too_old(size, catalog=catalog, oldest=oldest)
+        and not problems(model, size, count, catalog=catalog)
     )
+
+
+def too_old(size: InstanceType, *, catalog: Catalog, oldest: Capability = OLDEST) -> str:
+    """Why our runtime cannot run on the cards of a machine; "" if it can, or there is none.
+
+    ``oldest``: what torch of the runtime image has code for. KAITO's images, and those of users, have a torch of their
+    own: this is for whoever knows which runs.
+    """
+    card = catalog.gpu(size)
+    its = capability(card.compute_capability) if card is not None else None
+    if card is None or its is None or not outdated(its, oldest=oldest):
+        return ""
+    return (
+        f"the {card.name} cards of {size.name} are of compute capability {words(its)}, and the runtime is built for"
+        f" {words(oldest)} and newer"
+    )
+
+
+def newer(size: InstanceType, *, catalog: Catalog, oldest: Capability = OLDEST) -> tuple[str, ...]:
+    """The smallest sizes of the same cloud still sold that have as much GPU memory on cards that are new enough."""
+    able = [
+        each
+        for each in catalog.instance_types.values()
+        if each.cloud == size.cloud and not each.retired and each.gpu_memory_gib >= size.gpu_memory_gib
+        if (card := catalog.gpu(each)) is not None
+        and card.maker == "nvidia"
+        and not too_old(each, catalog=catalog, oldest=oldest)
+    ]
+    return tuple(each.name for each in sorted(able, key=_size)[:SUGGESTIONS])
+
+
+def _size(size: InstanceType) -> tuple[int, int, int, int, str]:
+    """From the smallest to the largest."""
+    return size.gpu_memory_gib, size.gpus, size.memory_gib, size.cpus, size.name
 
 
 def problems(model: Model, size: InstanceType, count: int, *, catalog: Catalog) -> tuple[str, ...]:

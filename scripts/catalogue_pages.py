@@ -4,7 +4,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from presets.advice import cheapest, offers, spare
-from presets.catalog import Catalog, InstanceType, Model, load_catalog
+from presets.cards import OLDEST, capability, outdated
+from presets.catalog import Catalog, Gpu, InstanceType, Model, load_catalog
 from presets.estimate import GIB, Load, gpus_needed
 from presets.prices.price import Cloud, Price, bundled, known
 from scripts.kaito_estimate import nodes
@@ -29,7 +30,8 @@ OTHER_NAMES = """
 ABOUT_SIZES = """# Instance types
 
 Made from `presets/instance_types.yaml`, `presets/gpus.yaml` and `presets/prices/` by `make reference`. Names are
-compared without regard to upper and lower case. Retired sizes are accepted and never suggested.
+compared without regard to upper and lower case. Retired sizes are accepted and never suggested, and so are those with
+cards on which our runtime does not run, for images that bring another torch: KAITO's and yours.
 
 ## Cards
 
@@ -86,11 +88,12 @@ def instance_types_page() -> str:
     cards = [
         (
             card.name, card.maker, f"{card.memory_gib}", f"{card.memory_mib / 1024:.1f}", f"{card.bandwidth_gb_s}",
-            card.compute_capability, _yes(card.bfloat16),
+            card.compute_capability, _yes(card.bfloat16), _yes(_runs(card)),
         )
         for card in catalog.gpus.values()
     ]  # fmt: skip
-    page = ABOUT_SIZES + _table(("card", "maker", "GiB", "found by a program", "GB/s", "capability", "bfloat16"), cards)
+    heading = ("card", "maker", "GiB", "found by a program", "GB/s", "capability", "bfloat16", "our runtime")
+    page = ABOUT_SIZES + _table(heading, cards)
     return page + _sizes("azure", "Azure", catalog) + _sizes("aws", "AWS", catalog)
 
 
@@ -178,6 +181,12 @@ def _table(heading: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def _billions(number: int) -> str:
     return f"{number / 1e9:.1f} B" if number >= 1e9 else f"{number / 1e6:.0f} M"
+
+
+def _runs(card: Gpu) -> bool:
+    """Whether torch of our images has code for it."""
+    its = capability(card.compute_capability)
+    return its is not None and not outdated(its, oldest=OLDEST)
 
 
 def _yes(so: bool) -> str:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from kaito_operator.api.sources import Source
 from kaito_operator.settings import WorkspaceSettings
 from kaito_operator.workspace.purchase import MACHINES, NodeClass, Purchase, node_claims
+from presets.cards import OLDEST, Capability, capability
 
 NODE_CLASSES = {"azure": "karpenter.azure.com/AKSNodeClass/default", "aws": "karpenter.k8s.aws/EC2NodeClass/default"}
 """The classes that KAITO names, group/kind/name."""
@@ -22,6 +23,8 @@ class Installation:
     """Where model files come from, unless the Workspace says."""
     runtime_image: str = ""
     """Our programs without a model; "" if there is no such image."""
+    oldest_card: Capability = OLDEST
+    """The compute capability that a card must have for the torch of our images."""
     hub_endpoint: str = ""
     """Another Hugging Face Hub than the public one, a mirror; "" for that."""
     download_allow: tuple[str, ...] = ()
@@ -43,6 +46,7 @@ def installation(settings: WorkspaceSettings) -> Installation:
         version=settings.preset_version,
         model_files=settings.model_files,
         runtime_image=settings.runtime_image,
+        oldest_card=capability(settings.runtime_capability) or OLDEST,
         hub_endpoint=settings.hub_endpoint,
         download_allow=settings.download_allow,
         plain_http_registries=settings.plain_http_registries,

@@ -55,7 +55,7 @@ def plan(seen: Observed, now: datetime, *, catalog: Catalog, installation: Insta
         return _reported(seen, status.stopped(told, bought=bought), now=now)
     asked = task(seen, catalog=catalog, installation=installation)
     if not isinstance(asked, Finding):
-        asked = unsupported(asked, body.resource, catalog=catalog) or asked
+        asked = unsupported(asked, body.resource, catalog=catalog, oldest=installation.oldest_card) or asked
     if isinstance(asked, Finding):
         return _reported(seen, status.stopped(asked, bought=bought), now=now)
     return _worked_on(seen, body.resource, asked, now=now, catalog=catalog, installation=installation)

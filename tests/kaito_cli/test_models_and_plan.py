@@ -104,12 +104,61 @@ def test_more_than_any_machine_has_is_exit_code_2_with_how_far_one_gets() -> Non
 
 def test_a_tuning_is_planned() -> None:
     found = answered(
-        "plan", "-m", "phi-3-mini-128k-instruct", "--tuning", "qlora", "-t", "Standard_NC6s_v3", "--offline"
+        "plan", "-m", "phi-3-mini-128k-instruct", "--tuning", "qlora", "-t", "Standard_NC4as_T4_v3", "--offline"
     )
     assert found["fits"]
     assert set(found["memoryGiB"]) == {"weights", "adapter", "activations", "logits", "overhead", "room"}
     assert found["objects"][2] == "Job"
     assert found["loadingSeconds"] is None  # the adapter is what takes long
+
+
+V100 = "Standard_NC6s_v3"
+TOO_OLD = "the V100 cards of Standard_NC6s_v3 are of compute capability 7.0, and the runtime is built for 7.5 and newer"
+T4 = "take Standard_NC4as_T4_v3, 0.53 USD an hour (eastus, 2024-12-01)"
+OLD_CARDS = {
+    "served": (("-m", "falcon-7b"), f"{T4}, or serve KAITO's own image of it (annotation kaito.sh/model-files: kaito)"),
+    "served, and KAITO has no image": (("-m", "gemma-3-4b-it"), T4),
+    "served, and it is too long as well": (
+        ("-m", "phi-2", "--concurrency", "99"),
+        "take Standard_NC24ads_A100_v4, 3.67 USD an hour (eastus, 2024-12-01)",
+    ),
+    "tuned": (("-m", "phi-3-mini-128k-instruct", "--tuning", "qlora"), T4),
+}
+
+
+@pytest.mark.money
+@pytest.mark.parametrize("case", OLD_CARDS)
+def test_cards_that_the_runtime_has_no_code_for_do_not_fit(case: str) -> None:
+    asked, cure = OLD_CARDS[case]
+    found = answered("plan", *asked, "-t", V100, "--offline")
+    assert (found["fits"], found["problem"], found["cure"], found["objects"]) == (False, TOO_OLD, cure, [])
+
+
+def on_v100(files: str, image: str) -> str:
+    """A Workspace whose image and files are said to come from there."""
+    options = {"presetOptions": {"image": image}} if image else {}
+    workspace = {
+        "kind": "Workspace",
+        "metadata": {"name": "chat", "annotations": {"kaito.sh/model-files": files}},
+        "resource": {"instanceType": V100, "labelSelector": {"matchLabels": {"app": "chat"}}},
+        "inference": {"preset": {"name": "falcon-7b", **options}},
+    }
+    return json.dumps(workspace)
+
+
+@pytest.mark.parametrize(
+    ("files", "image", "fits"),
+    [("", "", False), ("kaito", "", True), ("", "r.io/own:1", True), ("hub", "", False), ("volume", "r.io/o:1", False)],
+)
+def test_an_image_that_brings_its_own_torch_is_not_judged(files: str, image: str, fits: bool) -> None:
+    ended = kaito("plan", "-f", "-", "--offline", "-o", "json", stdin=on_v100(files, image))
+    assert json.loads(ended.stdout)["fits"] == fits
+
+
+def test_models_that_fit_on_old_cards_are_not_looked_for() -> None:
+    ended = kaito("models", "--fits", V100, "--offline")
+    assert ended.returncode == 2
+    assert f"{TOO_OLD}; take Standard_NC4as_T4_v3 or Standard_NC8as_T4_v3 or" in ended.stderr
 
 
 def test_a_plan_says_how_long_a_new_machine_needs_until_it_answers() -> None:

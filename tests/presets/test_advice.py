@@ -5,16 +5,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from presets.advice import cheapest, fastest, offers, serve_on, spare, tune_on, tuning_offers
-from presets.catalog import load_catalog
+from presets.catalog import InstanceType, load_catalog
 from presets.estimate import Load
 from presets.estimate_tuning import Tuning
-from presets.fit import problems
+from presets.fit import problems, smallest
 from presets.prices.price import known
 
 CATALOG = load_catalog()
 PRICES = known("azure", "eastus")
 MODELS = sorted(CATALOG.models)
 SIZES = sorted(CATALOG.instance_types)
+
+
+def old(size: InstanceType) -> bool:
+    """Whether its cards came before Turing: those of the catalogue, by name."""
+    return size.gpu_model in ("K80", "M60", "P40", "P100", "V100", "V100-32")
 
 
 @pytest.mark.properties
@@ -26,6 +31,7 @@ def test_what_is_offered_fits_is_sold_and_the_operator_takes_it(name: str, conte
         assert not offer.size.retired
         assert offer.size.cloud == cloud
         assert problems(model, offer.size, 1, catalog=CATALOG) == ()
+        assert not old(offer.size)
 
 
 def test_the_cheapest_come_first_and_the_unknown_last() -> None:
@@ -99,3 +105,28 @@ def test_a_model_that_cannot_be_tuned_is_offered_nowhere() -> None:
     model = CATALOG.model("falcon-7b-instruct")
     asked = Tuning(method="qlora", targets=("query_key_value",))
     assert tuning_offers(model, asked, catalog=CATALOG, prices=PRICES, cloud="azure") == ()
+
+
+@pytest.mark.money
+@pytest.mark.parametrize("cloud", ["azure", "aws"])
+def test_no_old_card_is_ever_chosen(cloud: str) -> None:
+    """Of AWS's sizes those with V100 are sold still, and the cheapest of their memory."""
+    asked, sold = Tuning(method="qlora", targets=("q_proj",)), 0
+    for model in CATALOG.models.values():
+        serve = offers(model, Load(context=1024), catalog=CATALOG, prices={}, cloud=cloud)
+        tune = tuning_offers(model, asked, catalog=CATALOG, prices={}, cloud=cloud)
+        suggested = [CATALOG.instance_types[name] for name in smallest(model, 1, catalog=CATALOG, cloud=cloud)]
+        chosen = [*suggested, *(offer.size for offer in serve), *(offer.size for offer in tune)]
+        assert not [size.name for size in chosen if old(size)]
+        sold += len(chosen)
+    assert sold > len(CATALOG.models)
+
+
+def test_an_old_card_is_judged_by_the_torch_that_would_run() -> None:
+    model, size = CATALOG.model("falcon-7b"), CATALOG.instance_types["Standard_NC12s_v3"]
+    refused, taken = (
+        serve_on(model, size, Load(context=1024), machines=1, catalog=CATALOG, prices={}, oldest=oldest).problem
+        for oldest in ((7, 5), (7, 0))
+    )
+    told = "the V100 cards of Standard_NC12s_v3 are of compute capability 7.0, and the runtime is built for"
+    assert (refused, taken) == (f"{told} 7.5 and newer", "")

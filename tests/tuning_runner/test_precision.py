@@ -1,5 +1,6 @@
 """What a training computes in on cards that are not here: all that does not need one."""
 
+import platform
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from presets.cards import Capability
+from presets.cards import OLDEST, Capability, too_old
 from presets.training_config import default_text, parse
 from tests.support.tiny_model import write_tiny_model
 from tuning_runner import accelerator, hyperparameters
@@ -69,3 +70,12 @@ def test_beside_a_base_in_float16_an_adapter_learns_in_float32(tmp_path: Path) -
     learn_in_float32(tuned)
     assert {each.dtype for each in tuned.parameters() if each.requires_grad} == {torch.float32}
     assert {each.dtype for each in tuned.parameters() if not each.requires_grad} == {torch.float16}
+
+
+def test_the_oldest_card_is_the_oldest_that_torch_of_the_lock_is_built_for() -> None:
+    """What the operator and ``kaito plan`` go by is a figure; this is where it comes from."""
+    built_for = torch.cuda.get_arch_list()
+    if torch.version.cuda is None or platform.machine() != "x86_64":
+        pytest.skip("this torch is built for processors alone, or for machines with Arm's")
+    assert too_old(OLDEST, built_for) == ""
+    assert too_old((OLDEST[0], OLDEST[1] - 1), built_for) != ""

@@ -61,7 +61,7 @@ README_QUICK_START = {
 }
 VOLUME = {"persistentVolumeClaim": {"claimName": "shared"}}
 TUNINGS = {
-    "quick-start": a_workspace(tuning=README_QUICK_START, instance_type="Standard_NC6s_v3"),
+    "quick-start": a_workspace(tuning=README_QUICK_START, instance_type="Standard_NC4as_T4_v3"),  # its V100 is too old
     "image-to-volume": a_workspace(
         tuning={
             "preset": {"name": "smollm2-135m-instruct"},

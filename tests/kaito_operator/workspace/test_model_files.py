@@ -84,7 +84,7 @@ TUNING = {
     "input": {"urls": ["https://example.com/rows.jsonl"]},
     "output": {"image": "r.io/team/style:1", "imagePushSecret": "push"},
 }
-TWO_V100 = "Standard_NC12s_v3"
+TWO_V100, TWO_A100 = "Standard_NC12s_v3", "Standard_NC48ads_A100_v4"
 SHAPES: dict[str, tuple[dict[str, Any], Installation]] = {
     "kaito": (a_workspace(preset="falcon-7b", instance_type=A100), BARE),
     "kaito-remote-code": (a_workspace(preset="phi-3-mini-4k-instruct", instance_type=A100), BARE),
@@ -172,7 +172,7 @@ def test_only_the_step_that_fetches_the_model_sees_the_token(case: str) -> None:
 
 
 def test_a_workspace_whose_files_come_from_elsewhere_now_is_rolled_over_and_the_old_shape_goes() -> None:
-    workspace, installation = SHAPES["kaito-distributed-on-one"]
+    workspace, installation = a_workspace(inference=LLAMA, instance_type=TWO_A100), BARE
     before = on_its_nodes(workspace, installation)
     there = [*map(stored, applied(before, "Service")), rolled_out(applied(before, "StatefulSet")[0])]
     assert on_its_nodes(workspace, installation, *there).apply == ()
