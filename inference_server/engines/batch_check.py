@@ -10,7 +10,7 @@ from torch import Tensor
 
 from inference_server.engines.continuous_batch import ContinuousBatch, Row
 from inference_server.engines.engine import Step
-from inference_server.engines.native.sampler import Chooser, Sampling
+from inference_server.engines.sampler import Chooser, Sampling
 
 TOKENS = 8
 SECONDS = 300.0

@@ -24,7 +24,7 @@ from typing_extensions import override
 
 from inference_server.engines.engine import EngineError, Finish, Load, OutOfMemory, Step, Stopped
 from inference_server.engines.native import memory
-from inference_server.engines.native.sampler import Chooser
+from inference_server.engines.sampler import Chooser
 
 logging.getLogger("ContinuousBatchingLogger").setLevel(logging.CRITICAL)  # it writes down tokens of prompts
 

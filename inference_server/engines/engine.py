@@ -156,8 +156,8 @@ class Step:
     logprobs: tuple[TokenLogprob, ...] = ()
     """One for each token, if the option ``top_logprobs`` asks for them."""
     prompt: tuple[TokenLogprob, ...] = ()
-    """One for each token of the prompt but the first, in a step of its own before all others, if the option
-    ``prompt_logprobs`` asks for them."""
+    """One for each token of the prompt but the first, with the first token of a sequence or in a step before it, if the
+    option ``prompt_logprobs`` asks for them."""
 
 
 class Engine(Protocol):

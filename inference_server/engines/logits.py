@@ -1,6 +1,6 @@
 """What the OpenAI API wants of a row of logits and transformers has no option for: penalties, biases, probabilities."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -22,6 +22,9 @@ OWN = (
 )
 """Options that are handled here and are none of transformers' GenerationConfig."""
 
+ROWS = 32
+"""Of a large vocabulary 32 rows in float32 are 32 MB."""
+
 
 def punish(logits: Tensor, output: Sequence[int], *, frequency: float, presence: float) -> None:
     """Takes from tokens that are in the output, in place: for each time, and for being there (OpenAI's definition)."""
@@ -34,6 +37,17 @@ def told(logprobs: Tensor, token: int, *, likeliest: int) -> TokenLogprob:
     """What a row of logarithms of probabilities says about the token that was chosen."""
     values, tokens = logprobs.topk(likeliest)
     return TokenLogprob(float(logprobs[token]), tuple(zip(tokens.tolist(), values.tolist(), strict=True)))
+
+
+def told_of(logits: Tensor, tokens: Sequence[int], *, likeliest: int) -> Iterator[TokenLogprob]:
+    """What rows of logits [tokens, vocabulary] say about the token that followed each; a few rows at a time, for their
+    probabilities are of float32."""
+    for start in range(0, len(tokens), ROWS):
+        rows, own = logits[start : start + ROWS].float().log_softmax(dim=-1), tokens[start : start + ROWS]
+        values, found = rows.topk(likeliest)
+        said = rows.gather(1, torch.tensor(own, device=rows.device)[:, None])[:, 0]
+        for each, number, value in zip(said.tolist(), found.tolist(), values.tolist(), strict=True):
+            yield TokenLogprob(each, tuple(zip(number, value, strict=True)))
 
 
 class OneSequence:

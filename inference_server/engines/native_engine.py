@@ -90,8 +90,8 @@ class NativeEngine:
 
     async def generate(self, request: Generation) -> AsyncGenerator[Step]:
         """See Engine."""
-        from inference_server.engines.native.sampler import Chooser
         from inference_server.engines.options import sampling as sampling_of
+        from inference_server.engines.sampler import Chooser
         from inference_server.engines.tokenizer import grammar
 
         if self._stopping.is_set():
@@ -171,8 +171,8 @@ class NativeEngine:
 
     def _load(self) -> "NativeModel":
         self._progress = "importing torch"
-        from inference_server.engines.native.sampler import Chooser, Sampling
         from inference_server.engines.native.served import NativeModel
+        from inference_server.engines.sampler import Chooser, Sampling
 
         model = NativeModel.load(self._settings, say=self._say)
         self._say("generating a first token")
@@ -214,7 +214,9 @@ class NativeEngine:
         if finish is not None:
             model.finish(sequence)
             del self._asked[sequence]
-        return asked, Step((token,), sequence=asked.number, finish=finish, logprobs=sequence.chooser.told)
+        prompt = tuple(sequence.chooser.of_prompt) if len(sequence.tokens) == sequence.prompt_length + 1 else ()
+        told = sequence.chooser.told
+        return asked, Step((token,), sequence=asked.number, finish=finish, logprobs=told, prompt=prompt)
 
 
 def _tell(told: Sequence_[tuple[_Asked, Step | Exception]]) -> None:

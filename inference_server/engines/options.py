@@ -3,7 +3,7 @@
 from typing import Any
 
 from inference_server.engines.engine import Generation, InvalidParameters
-from inference_server.engines.native.sampler import Sampling
+from inference_server.engines.sampler import Sampling
 
 NEUTRAL: dict[str, Any] = {
     "early_stopping": False, "num_beams": 1, "epsilon_cutoff": 0.0, "eta_cutoff": 0.0, "length_penalty": 1.0,
@@ -12,7 +12,7 @@ NEUTRAL: dict[str, Any] = {
 """Options of transformers that are taken only where they change nothing."""
 WITHOUT_EFFECT = {"pad_token_id"}
 SAMPLED = {"temperature", "top_k", "top_p", "min_p", "typical_p"}
-ALSO_GREEDY = {"repetition_penalty", "frequency_penalty", "presence_penalty", "seed", "top_logprobs"}
+ALSO_GREEDY = {"repetition_penalty", "frequency_penalty", "presence_penalty", "seed", "top_logprobs", "prompt_logprobs"}
 COUNTED = {"do_sample", "min_length", "min_new_tokens", "num_return_sequences", "eos_token_id"}
 COUNTED |= {"logit_bias", "ignore_eos", "json_schema", "grammar"}
 

@@ -33,9 +33,9 @@ from inference_server.engines.engine import (
     Step,
     TokenLogprob,
 )
-from inference_server.engines.logits import OWN, OneSequence, told
-from inference_server.engines.native.sampler import Chooser
+from inference_server.engines.logits import OWN, OneSequence, told_of
 from inference_server.engines.options import OnlyGenerate, sampling
+from inference_server.engines.sampler import Chooser
 from inference_server.engines.threads import threads
 from inference_server.engines.tokenizer import HuggingFaceTokenizer, chat_template, grammar
 from inference_server.schemas import GenerateKwargs
@@ -144,7 +144,7 @@ class TransformersModel:
 
     def rows(self, request: Generation, put: Callable[[Step | Exception], None]) -> list[Row]:
         """The request as rows of the batch; none where only ``generate`` can do it. Raises InvalidParameters."""
-        if self.batch is None or request.adapter is not None:
+        if self.batch is None or request.adapter is not None or "prompt_logprobs" in request.options:
             return []
         try:
             how, number = sampling(request, ends=self.ends)
@@ -193,10 +193,7 @@ class TransformersModel:
         with torch.inference_mode():
             rows = self._model(input_ids=prompt, attention_mask=torch.ones_like(prompt)).logits[0, :-1]
         tokens: list[int] = prompt[0, 1:].tolist()
-        return tuple(
-            told(row.float().log_softmax(dim=-1), token, likeliest=likeliest)
-            for row, token in zip(rows, tokens, strict=True)
-        )
+        return tuple(told_of(rows, tokens, likeliest=likeliest))
 
     def _finish(
         self, sequences: list[list[int]], request: Generation, *, ends: tuple[int, ...], put: Callable[[Step], None]

@@ -8,8 +8,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from inference_server.engines.native.kv_cache import BLOCK, BlockAllocator, NoBlocks, Table
-from inference_server.engines.native.sampler import Chooser, Sampling, _kept
 from inference_server.engines.native.scheduler import Sequence
+from inference_server.engines.sampler import Chooser, Sampling, _kept
 from tests.support.native import Parts
 
 PROMPTS = [[5 + i, 12, 14, 16 + i, 7, 22 + i] * 3 for i in range(6)]
@@ -36,6 +36,28 @@ def test_batching_chunks_and_preemption_change_no_token(tiny_model: Path, blocks
     parts = Parts.of_directory(tiny_model, blocks=blocks, budget=budget)
     assert parts.generated(PROMPTS, new=12) == reference(tiny_model)
     assert parts.scheduler.allocator.available == blocks
+
+
+@pytest.mark.parametrize(
+    ("blocks", "budget"), [(64, 512), (64, 7), (7, 40)], ids=["all at once", "in chunks of seven", "preempted"]
+)
+def test_what_is_told_of_prompts_is_what_transformers_computes(tiny_model: Path, blocks: int, budget: int) -> None:
+    parts = Parts.of_directory(tiny_model, blocks=blocks, budget=budget)
+    prompts = [*(prompt * 3 for prompt in PROMPTS[:3]), PROMPTS[0] * 3]  # the last shares every block but its last
+    parts.generated(prompts[:1], new=12)
+    likeliest = (3, 0, None, 1)
+    choosers = [Chooser(Sampling(temperature=0.0, prompt_logprobs=most)) for most in likeliest]
+    answers = parts.answered(prompts, choosers, new=12)
+    assert answers == Parts.of_directory(tiny_model).generated(prompts, new=12)
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
+    for prompt, chooser, most in zip(prompts, choosers, likeliest, strict=True):
+        with torch.no_grad():
+            rows = model(torch.tensor([prompt])).logits[0, :-1].log_softmax(-1)
+        wanted = [] if most is None else [float(row[token]) for row, token in zip(rows, prompt[1:], strict=True)]
+        assert [each.logprob for each in chooser.of_prompt] == pytest.approx(wanted, abs=1e-4)
+        found = [[value for _, value in each.likeliest] for each in chooser.of_prompt]
+        assert found == [pytest.approx(row.topk(most or 0).values.tolist(), abs=1e-4) for row in rows[: len(wanted)]]
 
 
 def test_blocks_are_taken_shared_and_given_back() -> None:

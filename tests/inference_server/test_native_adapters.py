@@ -10,8 +10,8 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, Phi3Config
 
 from inference_server.engines.adapters import COMBINED
-from inference_server.engines.native.sampler import Chooser, Sampling
 from inference_server.engines.native.served import NativeModel
+from inference_server.engines.sampler import Chooser, Sampling
 from inference_server.settings import Settings
 from tests.inference_server.test_adapters import write_adapter
 from tests.support.tiny_model import write_tiny_model

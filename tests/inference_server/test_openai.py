@@ -165,14 +165,8 @@ def test_the_logprobs_of_a_completion_have_their_places_in_the_text(client: open
     assert [len(each) for each in told.top_logprobs or []] == [2] * 4
 
 
-def test_the_logprobs_of_an_echoed_prompt_are_those_of_the_model(
-    server: ServerProcess, client: openai.OpenAI, tiny_model: Path
-) -> None:
+def test_the_logprobs_of_an_echoed_prompt_are_those_of_the_model(client: openai.OpenAI, tiny_model: Path) -> None:
     body: dict[str, Any] = {"model": "tiny", "prompt": "w1 w2 w3", "temperature": 0, "echo": True, "logprobs": 2}
-    if server.engine == "native":
-        with pytest.raises(openai.BadRequestError, match="prompt_logprobs needs a server with --engine=transformers"):
-            client.completions.create(**body)
-        return
     told, alone = (client.completions.create(**body, max_tokens=most).choices[0].logprobs for most in (2, 0))
     streamed = [chunk.choices[0] for chunk in client.completions.create(**body, max_tokens=2, stream=True)]
     tokenizer, model = AutoTokenizer.from_pretrained(tiny_model), AutoModelForCausalLM.from_pretrained(tiny_model)

@@ -10,8 +10,8 @@ from inference_server.engines.native import architecture, weights
 from inference_server.engines.native.kv_cache import BLOCK, BlockAllocator, KVCache
 from inference_server.engines.native.model import Batch, Group, Model
 from inference_server.engines.native.runner import Runner
-from inference_server.engines.native.sampler import Chooser, Sampling
 from inference_server.engines.native.scheduler import Scheduler, Sequence
+from inference_server.engines.sampler import Chooser, Sampling
 
 CPU = torch.device("cpu")
 GREEDY = Sampling(temperature=0.0)
@@ -47,9 +47,13 @@ class Parts:
 
     def generated(self, prompts: Prompt[Prompt[int]], *, new: int) -> list[list[int]]:
         """The greedy continuations, all prompts at once."""
+        return self.answered(prompts, [Chooser(GREEDY) for _ in prompts], new=new)
+
+    def answered(self, prompts: Prompt[Prompt[int]], choosers: Prompt[Chooser], *, new: int) -> list[list[int]]:
+        """The continuations, all prompts at once, each as its chooser wants it."""
         sequences = [
-            Sequence(list(prompt), new, Chooser(GREEDY), rope_variant=self.of.rope.variant(len(prompt) + new))
-            for prompt in prompts
+            Sequence(list(prompt), new, chooser, rope_variant=self.of.rope.variant(len(prompt) + new))
+            for prompt, chooser in zip(prompts, choosers, strict=True)
         ]
         for sequence in sequences:
             self.scheduler.add(sequence)

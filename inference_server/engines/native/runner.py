@@ -29,7 +29,9 @@ class Runner:
         groups = _grouped(work)
         with torch.inference_mode():
             logits = self._model.forward(self._batch(groups))
-            chosen = self._choose([w.sequence for group in groups for w in group if w.last], logits)
+            last = [w.sequence for group in groups for w in group if w.last]
+            chosen = self._choose(last, logits[: len(last)])
+            _tell([w for group in groups for w in group if w.asked], logits[len(last) :])
         for w in work:
             w.sequence.table.computed += w.tokens
             self._allocator.register(w.sequence.table, w.sequence.tokens)
@@ -61,7 +63,12 @@ class Runner:
             slots=self._tensor(
                 b[p // BLOCK] * BLOCK + p % BLOCK for b, s in zip(tables, spans, strict=True) for p in s
             ),
-            rows=self._tensor(row for w, row in zip(work, last, strict=True) if w.last),
+            rows=self._tensor(
+                [
+                    *(row for w, row in zip(work, last, strict=True) if w.last),
+                    *(row + 1 - s.stop + at for w, row, s in zip(work, last, spans, strict=True) for at in w.asked),
+                ]
+            ),
             groups=tuple(self._groups(groups)),
             variants=self._each(work, [w.sequence.rope_variant for w in work]),
             mix=self._mix(work),
@@ -115,6 +122,13 @@ def _grouped(work: list[Work]) -> list[list[Work]]:
         size = (w.tokens - 1).bit_length(), (max(blocks, SHORT) - 1).bit_length()
         groups.setdefault(size, []).append(w)
     return [groups[size] for size in sorted(groups)]
+
+
+def _tell(asked: list[Work], rows: Tensor) -> None:
+    """Each sequence what the rows say of its prompt."""
+    for w in asked:
+        own, rows = rows.split((len(w.asked), len(rows) - len(w.asked)))
+        w.sequence.chooser.read(own, w.sequence.tokens[w.asked.start + 1 : w.asked.stop + 1])
 
 
 def _likeliest(logits: Tensor) -> list[int]:

@@ -8,7 +8,7 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from inference_server.engines.native.kv_cache import BlockAllocator, NoBlocks, Table
-from inference_server.engines.native.sampler import Chooser
+from inference_server.engines.sampler import Chooser
 
 
 @dataclass(slots=True, eq=False)
@@ -46,6 +46,12 @@ class Sequence:
         return self.tokens[self.prompt_length :]
 
     @property
+    def untold(self) -> range:
+        """Places of the prompt whose logits are still wanted, for what they say of the next token."""
+        wanted = self.chooser.sampling.prompt_logprobs is not None
+        return range(len(self.chooser.of_prompt), self.prompt_length - 1 if wanted else 0)
+
+    @property
     def full(self) -> bool:
         """Whether it has as many new tokens as it may."""
         return len(self.tokens) - self.prompt_length >= self.limit
@@ -67,6 +73,12 @@ class Work:
     def last(self) -> bool:
         """Whether the step computes its last known token, so that the next one can be chosen."""
         return self.tokens == self.sequence.uncomputed
+
+    @property
+    def asked(self) -> range:
+        """Those of its places whose logits are wanted for the prompt's sake."""
+        start, untold = self.sequence.table.computed, self.sequence.untold
+        return range(max(start, untold.start), min(start + self.tokens, untold.stop))
 
 
 @dataclass(slots=True)
@@ -112,7 +124,8 @@ class Scheduler:
         work: list[Work] = []
         while self.waiting and budget > 0 and len(self.running) < self.most_running:
             sequence = self.waiting[0]
-            sequence.table = self.allocator.match(sequence.tokens, kind=sequence.kind)
+            known = sequence.tokens[: sequence.untold.start + 1] if sequence.untold else sequence.tokens
+            sequence.table = self.allocator.match(known, kind=sequence.kind)
             tokens = min(sequence.uncomputed, budget)
             try:
                 self.allocator.grow(sequence.table, sequence.table.computed + tokens)

@@ -20,8 +20,8 @@ from inference_server.engines.native.architecture import Architecture
 from inference_server.engines.native.kv_cache import BLOCK, BlockAllocator, KVCache
 from inference_server.engines.native.model import Model
 from inference_server.engines.native.runner import Runner
-from inference_server.engines.native.sampler import Chooser
 from inference_server.engines.native.scheduler import Scheduler, Sequence
+from inference_server.engines.sampler import Chooser
 from inference_server.engines.threads import threads
 from inference_server.engines.tokenizer import HuggingFaceTokenizer, chat_template
 from inference_server.schemas import GenerateKwargs

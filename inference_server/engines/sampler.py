@@ -9,7 +9,7 @@ from torch import Tensor
 
 from inference_server.engines.engine import TokenLogprob
 from inference_server.engines.grammar import Grammar
-from inference_server.engines.logits import punish, told
+from inference_server.engines.logits import punish, told, told_of
 
 LIKELIEST = 256
 """Tokens among which a cut-off by probability usually falls, so that not all need to be sorted."""
@@ -37,6 +37,8 @@ class Sampling:
     seed: int | None = None
     top_logprobs: int | None = None
     """How many alternatives to tell for each token; None tells nothing."""
+    prompt_logprobs: int | None = None
+    """The same for the prompt's tokens."""
 
     @property
     def greedy(self) -> bool:
@@ -64,6 +66,8 @@ class Chooser:
     grammar: Grammar | None = None
     told: tuple[TokenLogprob, ...] = ()
     """About the last token, if asked for."""
+    of_prompt: list[TokenLogprob] = field(default_factory=list)
+    """About the prompt's tokens but for the first, as far as they are read, if asked for."""
 
     def __post_init__(self) -> None:
         if self.sampling.seed is None:
@@ -86,6 +90,10 @@ class Chooser:
         if before is not None and self.sampling.top_logprobs is not None:
             self.told = (told(before, token, likeliest=self.sampling.top_logprobs),)
         return token
+
+    def read(self, logits: Tensor, tokens: Sequence[int]) -> None:
+        """Takes in the prompt's next ``tokens``; ``logits`` [tokens, vocabulary] are those before each."""
+        self.of_prompt += told_of(logits, tokens, likeliest=self.sampling.prompt_logprobs or 0)
 
     def _choose(self, logits: Tensor, *, prompt: Sequence[int], output: Sequence[int]) -> int:
         if self.sampling.bends_logits:
