@@ -9,6 +9,7 @@ from bench import cluster as cluster
 from bench import operator as operator
 from bench import provisioner as provisioner
 from bench import serving as serving
+from bench import serving_soak as serving_soak
 from bench import soak as soak
 from bench import tuning as tuning
 from bench.figures import MEASURES, ONLY_WHEN_NAMED, Figure
@@ -23,14 +24,19 @@ def main() -> None:
     only: str = parser.parse_args().only
     figures: list[Figure] = []
     for prefix, measured in MEASURES.items():
-        named = (bool(only) and prefix.startswith(only)) or only.startswith(prefix)
-        if named or not (only or prefix in ONLY_WHEN_NAMED):
+        if _is_wanted(prefix, only=only):
             for figure in measured():
                 if figure.name.startswith(only):
                     figures.append(figure)
                     print(_row(figure), flush=True)
     OUT.parent.mkdir(exist_ok=True)
     OUT.write_text(json.dumps([{**asdict(f), "ratio": f.ratio} for f in figures], indent=2) + "\n")
+
+
+def _is_wanted(prefix: str, *, only: str) -> bool:
+    """Whether ``only`` names these figures, or begins all their names and they do not want to be named whole."""
+    named = only.startswith(prefix) or f"{only}." == prefix
+    return named or (prefix.startswith(only) and prefix not in ONLY_WHEN_NAMED)
 
 
 def _row(figure: Figure) -> str:

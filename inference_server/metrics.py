@@ -31,6 +31,7 @@ class Metrics:
         self.generated_tokens = self._counter("generated_tokens", "Tokens of answers, also of those cut short")
         self.first_token_seconds = self._histogram("first_token_seconds", "From the request to its first token")
         self.request_seconds = self._histogram("request_seconds", "From the request to its whole answer")
+        self.tasks = Gauge("python_asyncio_tasks", "Tasks of the event loop", registry=self._registry)
         running = Gauge("kaito_inference_requests_inside", "Requests answered now or waiting", registry=self._registry)
         running.set_function(lambda: admission.inside)
         ready = Gauge("kaito_inference_ready", "1 if requests are answered", registry=self._registry)

@@ -1,5 +1,6 @@
 """Whether the server lives, whether it answers, and what it measured: the routes that ask for no key."""
 
+import asyncio
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request, Response
@@ -52,6 +53,7 @@ def measured(server: Server) -> APIRouter:
         """Prometheus' text, or KAITO's JSON for ``Accept: application/json``."""
         if "application/json" in request.headers.get("accept", ""):
             return JSONResponse(await run_in_threadpool(server.metrics.hardware))
+        server.metrics.tasks.set(len(asyncio.all_tasks()))
         return Response(await run_in_threadpool(server.metrics.text), media_type=PROMETHEUS)
 
     return router

@@ -176,6 +176,7 @@ async def test_prometheus_is_told_what_happened() -> None:
     assert metric(reply.text, "kaito_inference_generated_tokens_total") == 3
     assert metric(reply.text, "kaito_inference_request_seconds_count") == 1
     assert metric(reply.text, "kaito_inference_requests_inside") == 0
+    assert metric(reply.text, "python_asyncio_tasks") == len(asyncio.all_tasks())
     assert metric(reply.text, "kaito_inference_ready") == 1
 
 
