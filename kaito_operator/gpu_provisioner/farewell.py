@@ -8,9 +8,9 @@ from kaito_operator.gpu_provisioner.agent_pool import owner_tags
 from kaito_operator.gpu_provisioner.drain import drained
 from kaito_operator.gpu_provisioner.limits import Limits
 from kaito_operator.gpu_provisioner.nodes import cordoning, deleting, is_held_by_others, is_leaving, releasing
-from kaito_operator.gpu_provisioner.observe import Observed, last_seen, to_empty
+from kaito_operator.gpu_provisioner.observe import Observed, last_seen, nobodys, to_empty
 from kaito_operator.gpu_provisioner.status import READY, leaving, report
-from kaito_operator.plan import DeleteInCloud, Event, Finalizer, Plan
+from kaito_operator.plan import DeleteInCloud, Event, Finalizer, LookInCloud, Plan
 
 FOLLOWED_SECONDS = 30.0
 """What is asked of the cloud anyway is looked at when it changes; this is for an answer that never comes."""
@@ -35,6 +35,8 @@ def farewell(seen: Observed, now: datetime, *, cluster: str, limits: Limits) -> 
         return _told(seen, now, refused.refusal.message, look_again=(refused.until - now).total_seconds())
     if known.pool is not None and known.pool.state == "Deleting":
         return _told(seen, now, last_seen(seen, "agent pool Deleting"), look_again=FOLLOWED_SECONDS)
+    if known.pool is None and known.absent_since is None and nobodys(seen):
+        return Plan(seen.subject, cloud=(LookInCloud(name),))  # whether they are ours, and to be emptied
     if (draining := _emptied(seen, now, limits=limits)) is not None:
         return draining
     if known.absent_since is None:

@@ -44,7 +44,7 @@ def startup_tainting(node: Manifest, machine: Manifest, subject: Subject) -> tup
     meta, wanted = node["metadata"], (machine.get("spec") or {}).get("startupTaints") or ()
     there = node["spec"].get("taints") or []
     new = [taint for taint in wanted if _identity(taint) not in _identities(there)]
-    if not new or (meta.get("labels") or {}).get(labels.REGISTERED) == "true":
+    if not new or is_registered(node):
         return ()
     claim = _claim(node, subject, initialized=False)["metadata"]
     owners = [owner for owner in meta.get("ownerReferences") or () if owner["uid"] != subject.uid]
@@ -71,6 +71,17 @@ def _identities(taints: Iterable[Manifest] | None) -> set[tuple[str, str]]:
 def is_claimed(node: Manifest, by: Subject) -> bool:
     """Whether it bears our owner reference: only then may we empty it."""
     return any(owner["uid"] == by.uid for owner in node["metadata"].get("ownerReferences") or ())
+
+
+def is_registered(node: Manifest) -> bool:
+    """Whether it bears the label that we put on a node that has joined."""
+    return (node["metadata"].get("labels") or {}).get(labels.REGISTERED) == "true"
+
+
+def bears_our_mark(node: Manifest, by: Subject) -> bool:
+    """Whether a node of the Machine's pool was registered for it: by the label, or by the owner reference where
+    somebody took the label off. The label can be asked for live, so whatever that question finds is found here."""
+    return is_registered(node) or is_claimed(node, by)
 
 
 def is_leaving(node: Manifest) -> bool:

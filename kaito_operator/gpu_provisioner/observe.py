@@ -9,8 +9,9 @@ from kaito_operator.api.conditions import by_type
 from kaito_operator.api.kinds import MACHINE, NODE, POD, VOLUME_ATTACHMENT, Kind
 from kaito_operator.api.nodeclaim import KAITO_NODE_CLASS
 from kaito_operator.fleet import Fleet, fleet, is_ready
+from kaito_operator.gpu_provisioner.agent_pool import MACHINE_TAG
 from kaito_operator.gpu_provisioner.known import Known
-from kaito_operator.gpu_provisioner.nodes import is_claimed, is_held, is_leaving
+from kaito_operator.gpu_provisioner.nodes import bears_our_mark, is_claimed, is_held, is_leaving
 from kaito_operator.mirror import Mirror
 from kaito_operator.plan import Key, Manifest, Ref, Selection, Subject
 
@@ -104,12 +105,23 @@ def reads(mirror: Mirror, key: Key, *, pools: KnowsPools, kind: Kind = MACHINE) 
 
 
 def to_empty(seen: Observed) -> tuple[Manifest, ...]:
-    """The nodes whose pods have to leave before the pool goes: ours by owner reference, with a machine behind them."""
+    """The nodes whose pods have to leave before the pool goes: ours, with a machine behind them. By the owner
+    reference; where somebody took that off, by our label, if the pool is known for ours."""
     pool = seen.pool.pool
+    ours = pool is not None and pool.tags.get(MACHINE_TAG) == seen.subject.uid
     going = seen.pool.absent_since is not None or (pool is not None and pool.state == "Deleting")
     if not seen.subject.deleting or not seen.has_finalizer or going:
         return ()
-    return tuple(node for node in seen.nodes if is_claimed(node, seen.subject))
+    return tuple(
+        node for node in seen.nodes if is_claimed(node, seen.subject) or (ours and bears_our_mark(node, seen.subject))
+    )
+
+
+def nobodys(seen: Observed) -> tuple[Manifest, ...]:
+    """The nodes that bear our label and no owner reference: ours only if their pool is."""
+    return tuple(
+        node for node in seen.nodes if bears_our_mark(node, seen.subject) and not is_claimed(node, seen.subject)
+    )
 
 
 def _is_of(node: Manifest, pool: str) -> bool:

@@ -11,9 +11,9 @@ from kaito_operator.gpu_provisioner.cloud import SETTLED, STUCK, AgentPool
 from kaito_operator.gpu_provisioner.farewell import farewell
 from kaito_operator.gpu_provisioner.limits import Limits
 from kaito_operator.gpu_provisioner.nodes import (
+    bears_our_mark,
     claiming,
     deleting,
-    is_claimed,
     is_leaving,
     not_initialized,
     releasing,
@@ -85,7 +85,7 @@ def _launching(seen: Observed, now: datetime, *, cluster: str) -> Plan:
         told = (refused.refusal.reason, refused.refusal.message)
     if refused is not None and now < refused.until:
         return _reported(seen, now, ASKED, *told, look_again=(refused.until - now).total_seconds())
-    if _ours(seen):
+    if _left(seen):
         return _looking(seen, now)
     return _reported(seen, now, ASKED, *told, cloud=(create,), holding=_no_node_of_ours(seen))
 
@@ -95,12 +95,14 @@ def _looking(seen: Observed, now: datetime) -> Plan:
     name = seen.subject.ref.name
     if seen.pool.pool is None:
         return Plan(seen.subject, cloud=(LookInCloud(name),))
-    told = f"agent pool {name} is another by now, and node {_ours(seen)[0]['metadata']['name']} of the first is left"
+    told = f"agent pool {name} is another by now, and node {_left(seen)[0]['metadata']['name']} of the first is left"
     return _reported(seen, now, ASKED, "NameTaken", told)
 
 
-def _ours(seen: Observed) -> list[Manifest]:
-    return [node for node in seen.nodes if is_claimed(node, seen.subject)]
+def _left(seen: Observed) -> list[Manifest]:
+    """The nodes under whose names no pool may be asked for: all that ``_no_node_of_ours`` would find, or it would find
+    them again and again."""
+    return [node for node in seen.nodes if bears_our_mark(node, seen.subject)]
 
 
 def _no_node_of_ours(seen: Observed) -> Holding:
@@ -112,7 +114,7 @@ def _no_node_of_ours(seen: Observed) -> Holding:
 def _remains(seen: Observed, now: datetime) -> Plan | None:
     """Our nodes of a pool that the cloud says is gone go before the next is asked for: its machine would have the same
     name, and take a Node that is on its way out for its own."""
-    ours = _ours(seen)
+    ours = _left(seen)
     if seen.pool.absent_since is None or not ours:
         return None
     dark = [node for node in ours if not is_ready(node)]

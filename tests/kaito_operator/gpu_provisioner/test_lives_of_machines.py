@@ -214,6 +214,10 @@ class Scene:
     def node_uid(self) -> str:
         return str(self.node()["uid"])
 
+    def strip_node(self) -> None:
+        """As ``kubectl edit``: nobody owns the node any more."""
+        self.server.merge(f"{NODES}/{self.node()['name']}", {"metadata": {"ownerReferences": None}})
+
     def delete_node(self) -> None:
         """As ``kubectl delete node``."""
         self.server.ask("DELETE", f"{NODES}/{self.node()['name']}")
@@ -224,6 +228,12 @@ class Scene:
     def creates(self) -> list[int]:
         """The answers to all PUTs; 201 is a pool that is paid for."""
         return [status for _, status in self.azure.calls("PUT")]
+
+    async def cloud_takes_pool_and_node(self) -> None:
+        """As where somebody deletes the pool by hand. Our finalizer keeps the Node."""
+        pools = self.azure.stand_in.pools
+        pools.delete(pools.by_name[self.name])
+        await pools.by_name[self.name].operation.work  # type: ignore[misc]  # it has just begun
 
     async def lived(self, *processes: Process, until: Callable[[], bool]) -> None:
         """Rounds of each process in turn, ten seconds apart on their clock, until that is so."""
@@ -342,24 +352,24 @@ async def test_a_crash_at_any_write_while_a_creating_pool_is_deleted_leaves_no_p
 @pytest.mark.parametrize(
     ("lost", "nth"),
     [
-        *((False, nth) for nth in range(1, MOST_WRITES_OF_A_REPLACEMENT + 1)),
-        *((True, nth) for nth in range(1, MOST_WRITES_OF_A_LOSS + 1)),
+        *(("a failed pool", nth) for nth in range(1, MOST_WRITES_OF_A_REPLACEMENT + 1)),
+        *(("a lost node", nth) for nth in range(1, MOST_WRITES_OF_A_LOSS + 1)),
+        *(("a lost node that nobody owns", nth) for nth in range(1, MOST_WRITES_OF_A_LOSS + 1)),
     ],
-    ids=lambda value: {False: "a failed pool", True: "a lost node"}[value] if isinstance(value, bool) else str(value),
 )
 async def test_a_crash_at_any_write_while_a_pool_is_replaced_makes_one_and_no_more(
-    scene: Scene, nth: int, answered: bool, lost: bool, count_cases: Callable[[str, int], None]
+    scene: Scene, nth: int, answered: bool, lost: str, count_cases: Callable[[str, int], None]
 ) -> None:
-    if not lost:
+    if lost == "a failed pool":
         why = {"code": "InsufficientSubnetSize", "message": "no addresses"}
         await scene.azure.fault(method="PUT", fails=why, times=1)
     scene.ask_for_it()
     process = await scene.started()
-    if lost:
+    if lost != "a failed pool":
         await scene.lived(process, until=scene.ready)
-        pools = scene.azure.stand_in.pools
-        pools.delete(pools.by_name[scene.name])
-        await pools.by_name[scene.name].operation.work  # type: ignore[misc]  # it has just begun
+        if lost == "a lost node that nobody owns":
+            scene.strip_node()
+        await scene.cloud_takes_pool_and_node()
     else:
         await scene.lived(process, until=lambda: scene.condition("MachineLaunched") == ("False", "SubnetFull"))
     doom = Doom(nth, answered)
@@ -485,9 +495,7 @@ async def test_when_the_cloud_takes_pool_and_node_the_machine_stays_and_gets_ano
     process = await scene.started()
     await scene.lived(process, until=scene.ready)
     machine, node = scene.machine(), scene.node_uid()
-    pools = scene.azure.stand_in.pools
-    pools.delete(pools.by_name[scene.name])
-    await pools.by_name[scene.name].operation.work  # type: ignore[misc]  # it has just begun
+    await scene.cloud_takes_pool_and_node()
     assert "deletionTimestamp" in scene.node()
     await scene.lived(process, until=lambda: scene.creates() == [201, 201] and scene.ready())
     again = scene.machine()
@@ -495,6 +503,50 @@ async def test_when_the_cloud_takes_pool_and_node_the_machine_stays_and_gets_ano
     assert again is not None
     assert (again["metadata"]["uid"], scene.node_uid() != node) == (machine["metadata"]["uid"], True)
     assert scene.left_in_cloud() == [scene.name]
+
+
+async def test_a_node_whose_owner_somebody_took_off_does_not_hold_up_the_next_pool(scene: Scene) -> None:
+    """Two that both believe to lead, one of which remembers nothing: the label alone tells whose it was."""
+    scene.ask_for_it()
+    process = await scene.started()
+    await scene.lived(process, until=scene.ready)
+    node = scene.node_uid()
+    scene.strip_node()
+    await scene.cloud_takes_pool_and_node()
+    assert "deletionTimestamp" in scene.node()  # it is there, and the finalizer keeps it
+    both = (process, await scene.started())
+    await scene.lived(*both, until=lambda: scene.creates() == [201, 201] and scene.ready())
+    assert (scene.left_in_cloud(), len(scene.nodes()), scene.node_uid() != node) == ([scene.name], 1, True)
+
+
+async def test_a_node_whose_owner_somebody_took_off_is_claimed_again(scene: Scene) -> None:
+    scene.ask_for_it()
+    process = await scene.started()
+    await scene.lived(process, until=scene.ready)
+    scene.strip_node()
+    machine = scene.machine()
+    assert machine is not None
+    await scene.lived(process, until=lambda: "ownerReferences" in scene.node())
+    assert [owner["uid"] for owner in scene.node()["ownerReferences"]] == [machine["metadata"]["uid"]]
+
+
+async def test_a_node_whose_owner_somebody_took_off_is_emptied_before_its_pool_goes(
+    scene: Scene, namespace: str
+) -> None:
+    scene.ask_for_it()
+    await scene.lived(await scene.started(), until=scene.ready)
+    (node,) = scene.nodes()
+    pod = _a_pod_on(scene, node, namespace)
+    scene.strip_node()
+    scene.give_it_up()
+    process = await scene.started()  # one that remembers nothing
+    await scene.lived(process, until=lambda: "web" in scene.told())
+    assert scene.left_in_cloud() == [scene.name]  # a budget keeps the pod
+    scene.server.ask("DELETE", f"{BUDGETS.format(namespace)}/web")
+    await process.round(scene.name)
+    scene.server.ask("DELETE", pod, {"gracePeriodSeconds": 0})
+    await scene.lived(process, until=scene.gone)
+    assert (scene.left_in_cloud(), scene.nodes(), scene.creates()) == ([], [], [201])
 
 
 async def test_a_node_that_is_no_machine_of_ours_is_nobodys_to_hold(scene: Scene) -> None:

@@ -492,6 +492,43 @@ def test_with_a_node_of_ours_a_pool_that_was_never_seen_is_looked_for_before_it_
     assert (foreign.cloud, foreign.release, told(foreign)["Ready"]) == ((), (), ("False", "NameTaken"))
 
 
+def nobodys_node(**others: Any) -> dict[str, Any]:
+    """Ours by the label; the owner reference is gone."""
+    return a_node(labels=OWNED, held=True, **others)
+
+
+@pytest.mark.money
+def test_a_node_of_ours_whose_owner_somebody_took_off_is_ours_by_its_label() -> None:
+    """What the live look before a create finds, the plan knows too: else that would be asked for again and again."""
+    subject = seen(UNKNOWN).subject
+    assert planned(UNKNOWN, nobodys_node()) == Plan(subject, cloud=(LookInCloud(NAME),))
+    dark = planned(ABSENT, nobodys_node(ready=False), status=READY)
+    assert dark == Plan(subject, delete=(Delete(NODE, "node-uid"),))
+    held = planned(ABSENT, nobodys_node(ready=False, deleting=True), status=READY)
+    assert held == Plan(subject, release=(Release(NODE, "node-uid"),), gone_in_cloud=(NAME,))
+    shining = planned(ABSENT, nobodys_node(), status=READY)
+    assert (shining.cloud, told(shining)["Ready"]) == ((), ("False", "PoolDeleted"))
+    (claim,) = planned(a_pool("Succeeded"), nobodys_node(), status=READY).apply
+    assert claim.manifest["metadata"]["ownerReferences"][0]["uid"] == "machine-uid"
+
+
+@pytest.mark.money
+def test_a_node_that_only_joined_under_the_name_holds_up_nothing() -> None:
+    """Without label and owner it was never ours: neither the plan nor the live look minds it."""
+    todo = planned(ABSENT, a_node(ready=False), status=READY)
+    assert ([type(step) for step in todo.cloud], todo.delete) == ([CreateInCloud], ())
+
+
+@pytest.mark.money
+def test_a_node_without_an_owner_is_emptied_only_where_its_pool_is_ours() -> None:
+    foreign = a_pool("Succeeded", owner={**OWNER, "kaito.sh_machine-uid": "somebody"})
+    assert planned(UNKNOWN, nobodys_node(), deleting=True).cloud == (LookInCloud(NAME),)
+    (cordon,) = planned(a_pool("Succeeded"), nobodys_node(), deleting=True).apply
+    assert cordon.manifest["spec"] == {"unschedulable": True}
+    left = planned(foreign, nobodys_node(), deleting=True)
+    assert (left.apply, left.evict, [type(step) for step in left.cloud]) == ((), (), [DeleteInCloud])  # which refuses
+
+
 @pytest.mark.money
 def test_before_a_pool_is_asked_for_no_node_of_ours_may_bear_its_name() -> None:
     claimed = {"kubernetes.azure.com/agentpool": NAME, "karpenter.sh/registered": "true"}
