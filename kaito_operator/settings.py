@@ -7,7 +7,7 @@ import sys
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from kaito_operator.api.sources import Source
 
@@ -24,6 +24,19 @@ class ControllerSettings(BaseSettings):
     """What both controllers take."""
 
     model_config = SettingsConfigDict(frozen=True, populate_by_name=True, extra="ignore", env_ignore_empty=True)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Code may set a field by its own name; a variable that happens to be called so (``WORKERS``) may not."""
+        env_settings.config = SettingsConfigDict(**{**settings_cls.model_config, "populate_by_name": False})
+        return init_settings, env_settings, dotenv_settings, file_secret_settings
 
     namespace: str = Field(
         "kaito-system", alias="RELEASE_NAMESPACE", description="Where the controller and its Lease live."

@@ -39,6 +39,15 @@ def options(command: str) -> set[str]:
     return {"--help", "-h", *(option for p in _options(found) for option in (*p.opts, *p.secondary_opts))}
 
 
+def variables() -> Iterator[str]:
+    """Every variable of the environment that an option or argument is read from."""
+    root = typer.main.get_command(application())
+    for _, command in _leaves(root, "kaito"):
+        for given in command.params:
+            names = given.envvar or ()
+            yield from [names] if isinstance(names, str) else names
+
+
 def _leaves(command: Any, name: str) -> Iterator[tuple[str, Any]]:
     below = getattr(command, "commands", {})
     if not below:

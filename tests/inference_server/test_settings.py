@@ -13,6 +13,13 @@ def test_no_flags_serve_what_the_preset_image_holds() -> None:
     assert (Settings().pretrained_model_name_or_path, Settings().port) == ("/workspace/weights", 5000)
 
 
+def test_no_variable_of_the_environment_is_a_flag(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in Settings.model_fields:
+        monkeypatch.setenv(name, "7")
+        monkeypatch.setenv(name.upper(), "7")
+    assert parse([]) == (Settings(), [])
+
+
 @pytest.mark.parametrize(
     "written",
     [

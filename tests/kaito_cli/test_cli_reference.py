@@ -22,3 +22,7 @@ def test_every_command_has_a_section_with_a_sentence_and_every_option_its_meanin
 def test_commands_that_speak_to_a_cluster_can_be_told_which() -> None:
     for command in ("kaito status", "kaito deploy", "kaito chat", "kaito logs", "kaito doctor"):
         assert {"-n", "--namespace", "--context", "--kubeconfig"} <= cli_reference.options(command), command
+
+
+def test_of_the_environment_only_variables_of_kaitos_own_name_are_options() -> None:
+    assert set(cli_reference.variables()) == {"KAITO_CLUSTER"}

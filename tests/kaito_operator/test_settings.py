@@ -40,6 +40,32 @@ def test_kaitos_own_names_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (settings.preset_registry, settings.cloud, settings.namespace) == tuple(kaitos.values())
 
 
+REQUIRED = {"ARM_SUBSCRIPTION_ID": "s", "ARM_RESOURCE_GROUP": "g", "AZURE_CLUSTER_NAME": "c"}
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_variable_that_is_called_as_a_field_sets_nothing(
+    model: type[ControllerSettings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in REQUIRED.items():
+        monkeypatch.setenv(name, value)
+    before = model()
+    written = {name: "7" for name, field in model.model_fields.items() if field.alias != name.upper()}
+    for name in written:
+        for spelt in (name, name.upper()):
+            monkeypatch.setenv(spelt, "7")
+    assert {"workers", "pod", "log_level"} <= written.keys()
+    assert model() == before
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_code_sets_a_field_by_its_own_name(model: type[ControllerSettings], monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in REQUIRED.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("KAITO_WORKERS", "5")
+    assert (model().workers, model(workers=3).workers) == (5, 3)
+
+
 def test_an_empty_variable_is_an_unset_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KAITO_WORKERS", "")
     assert WorkspaceSettings().workers == 8

@@ -400,6 +400,15 @@ def test_a_mistaken_key_or_value_is_named(
 
 
 @pytest.mark.badinput
+def test_no_variable_of_the_environment_is_an_argument(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("preset", "method", "data", "results", "pretrained_model_name_or_path"):
+        monkeypatch.setenv(name, str(place))
+        monkeypatch.setenv(name.upper(), str(place))
+    assert main([]) == ExitCode.CONFIG_INVALID
+    assert "--pretrained_model_name_or_path, --preset, --method, --data, --results" in words(place)
+
+
+@pytest.mark.badinput
 def test_a_missing_argument_is_named(place: Path) -> None:
     assert main(["--method=lora"]) == ExitCode.CONFIG_INVALID
     assert "--preset" in words(place)
