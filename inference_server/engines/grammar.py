@@ -54,10 +54,17 @@ class Grammar:
         self._size = size
 
     def forbid(self, logits: Tensor) -> None:
-        """Takes every token that cannot come next out of ``logits`` [vocabulary], in place."""
+        """Takes every token that cannot come next out of ``logits`` [vocabulary], in place.
+
+        If nothing is left, what can come was taken out before: it is the end, which a least length puts off. It comes
+        all the same, for a row without any token cannot be drawn from.
+        """
         llguidance.numpy.fill_next_token_bitmask(self._matcher, self._mask)
-        allowed = numpy.unpackbits(self._mask.view(numpy.uint8), bitorder="little", count=self._size)
-        logits.masked_fill_(torch.from_numpy(allowed == 0).to(logits.device), -math.inf)
+        bits = numpy.unpackbits(self._mask.view(numpy.uint8), bitorder="little", count=self._size)
+        allowed = torch.from_numpy(bits != 0).to(logits.device)
+        logits.masked_fill_(~allowed, -math.inf)
+        if logits.max() == -math.inf:
+            logits.masked_fill_(allowed, 0.0)
 
     def takes(self, tokens: Sequence[int]) -> bool:
         """Whether an answer may be these tokens, and end there."""

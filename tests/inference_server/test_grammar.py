@@ -48,7 +48,8 @@ async def asked(client: httpx.AsyncClient, schema: Any, **more: Any) -> httpx.Re
 
 async def test_an_answer_keeps_its_schema_beside_one_that_has_none(client: httpx.AsyncClient) -> None:
     replies = await asyncio.gather(
-        *(asked(client, SCHEMA, seed=seed) for seed in range(2)),
+        asked(client, SCHEMA, seed=1),
+        asked(client, SCHEMA, seed=2, min_tokens=60),  # more than fit into it: what is complete ends
         asked(client, {}, response_format={"type": "text"}, max_tokens=4),
     )
     for reply in replies[:2]:
