@@ -12,6 +12,8 @@ from typing import Any, Literal
 from inference_server.engines.engine import Generation, NoChat, ServedModel
 from inference_server.errors import BadRequest
 from inference_server.schemas import ChatRequest
+from inference_server.tools.channels import final
+from inference_server.tools.format import ToolFormat
 
 KAITO_DEFAULTS: Mapping[str, Any] = {
     "max_length": 200,
@@ -41,11 +43,13 @@ class Turn:
     echo: str
     """Goes before the answer's text."""
     clean_up_spaces: bool
+    reply: bool = False
+    """It replies to a conversation."""
 
 
 def prepare(request: ChatRequest, *, model: ServedModel, pipeline: Pipeline) -> Turn:
     """What the engine is to do for this request. Raises BadRequest."""
-    prompt, echo = _prompt(request, model=model, pipeline=pipeline)
+    prompt, echo, reply = _prompt(request, model=model, pipeline=pipeline)
     asked = request.generate_kwargs.given() if request.generate_kwargs else {}
     if request.handle_long_generation == "hole":
         prompt = _newest(prompt, asked, model=model)
@@ -59,20 +63,24 @@ def prepare(request: ChatRequest, *, model: ServedModel, pipeline: Pipeline) -> 
         ),
         echo=echo,
         clean_up_spaces=bool(request.clean_up_tokenization_spaces),
+        reply=reply,
     )
 
 
 def result(turn: Turn, sequences: Sequence[Sequence[int]], *, model: ServedModel) -> str:
     """The ``Result``: each sequence's text with its echo, one after the other as KAITO puts them."""
     decode, prompt = model.tokenizer.decode, turn.generation.prompt
+    written = model.tokenizer.tools if turn.reply else None
+    if isinstance(written, ToolFormat) and written.shape == "channels":
+        return "".join(final(decode(tokens, keep=written.tokens.values())) for tokens in sequences)
     # Decoded together with the prompt and cut there: alone, some tokenizers drop the space between them.
     start = len(decode(prompt, clean_up_spaces=turn.clean_up_spaces))
     texts = (decode([*prompt, *tokens], clean_up_spaces=turn.clean_up_spaces)[start:] for tokens in sequences)
     return "".join(turn.echo + text for text in texts)
 
 
-def _prompt(request: ChatRequest, *, model: ServedModel, pipeline: Pipeline) -> tuple[list[int], str]:
-    """Token ids, and the text that the answer repeats.
+def _prompt(request: ChatRequest, *, model: ServedModel, pipeline: Pipeline) -> tuple[list[int], str, bool]:
+    """Token ids, the text that the answer repeats, and whether this is a conversation.
 
     The pipeline says what a prompt is. Messages are a conversation under either; of both, the pipeline's own counts.
     """
@@ -82,7 +90,7 @@ def _prompt(request: ChatRequest, *, model: ServedModel, pipeline: Pipeline) -> 
         conversation = [{"role": "user", "content": request.prompt}]
     if conversation and (pipeline == "conversational" or not request.prompt):
         try:
-            return tokenizer.encode_chat(conversation), ""
+            return tokenizer.encode_chat(conversation), "", True
         except NoChat as error:
             raise BadRequest(str(error)) from error
     if not request.prompt:
@@ -92,7 +100,7 @@ def _prompt(request: ChatRequest, *, model: ServedModel, pipeline: Pipeline) -> 
         }
         raise BadRequest(missing[pipeline])
     ids = tokenizer.encode((request.prefix or "") + request.prompt)
-    return ids, "" if request.return_full_text is False else request.prompt
+    return ids, "" if request.return_full_text is False else request.prompt, False
 
 
 def _newest(prompt: list[int], asked: Mapping[str, Any], *, model: ServedModel) -> list[int]:

@@ -84,7 +84,7 @@ def conversation(
     messages: list[ChatMessage], *, model: ServedModel, tools: Sequence[Mapping[str, Any]] = ()
 ) -> list[int]:
     """The ids of messages up to where the reply begins. Raises BadRequest."""
-    turns = openai_tools.turns(messages, model=model)
+    turns, tools = openai_tools.turns(messages, tools, model=model)
     try:
         return model.tokenizer.encode_chat(turns, tools=tools)
     except NoChat as error:

@@ -11,6 +11,7 @@ from inference_server.engines.engine import Finish, ServedModel, Step, TokenLogp
 from inference_server.openai import Asked
 from inference_server.text import Writer
 from inference_server.tools.calls import CallReader, ToolCall
+from inference_server.tools.channels import ChannelReader
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,7 @@ class Choice:
     number: int
     writer: Writer
     text: str
-    reader: CallReader | None = None
+    reader: CallReader | ChannelReader | None = None
     most_calls: int = 0
     finish: Finish | Literal["tool_calls"] | None = None
     tokens: int = 0
@@ -59,7 +60,12 @@ class Choice:
         self.text += new
         return new
 
-    def _without_calls(self, new: str, reader: CallReader) -> str:
+    @property
+    def reasoning(self) -> str:
+        """What it thought, where its format tells that apart."""
+        return self.reader.reasoning if self.reader else ""
+
+    def _without_calls(self, new: str, reader: CallReader | ChannelReader) -> str:
         """The text that is none of a call. As many calls as may be end the answer."""
         shown, calls = reader.push(new)
         if self.finish is not None:
@@ -109,10 +115,12 @@ class Reply:
 
     def taken(self, choice: Choice, step: Step) -> list[dict[str, Any]]:
         """The chunks of a step."""
-        since, called = len(choice.told), len(choice.calls)
+        since, called, thought = len(choice.told), len(choice.calls), len(choice.reasoning)
         new = self.take(choice, step)
         chunks = [] if choice.begun else self._echoed(choice)
         choice.begun = True
+        if more := choice.reasoning[thought:]:
+            chunks.append(self._chunk(choice, {"delta": {"reasoning": more}}))
         logprobs = self._logprobs(choice, since=since) if len(choice.told) > since else None
         if new or logprobs:
             chunks.append(self._chunk(choice, {**self._text("delta", new), "logprobs": logprobs}))
@@ -153,7 +161,8 @@ class Reply:
             return {"text": choice.text}
         calls = [{key: value for key, value in call.items() if key != "index"} for call in _called(choice, since=0)]
         message = {"role": "assistant", "content": choice.text if choice.text or not calls else None, "refusal": None}
-        return {"message": {**message, **({"tool_calls": calls} if calls else {})}}
+        more: dict[str, Any] = {"reasoning": choice.reasoning, "tool_calls": calls}
+        return {"message": {**message, **{key: value for key, value in more.items() if value}}}
 
     def _usage(self) -> dict[str, int]:
         generated, prompt = sum(choice.tokens for choice in self.choices), self._asked.prompt_tokens

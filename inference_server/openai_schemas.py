@@ -51,6 +51,8 @@ class ChatMessage(Fields):
     name: str | None = None
     tool_calls: Annotated[list[SentToolCall], Field(max_length=MOST_TOOLS)] | None = None
     tool_call_id: Annotated[str, StringConstraints(max_length=128)] | None = None
+    reasoning: str | None = None
+    reasoning_content: str | None = None
     refusal: None = None
     annotations: None = None
     audio: None = None

@@ -7,9 +7,10 @@ from typing import Any
 
 from inference_server.engines.engine import ServedModel
 from inference_server.errors import BadRequest
-from inference_server.openai_schemas import ChatCompletionRequest, ChatMessage, NamedTool
-from inference_server.tools import grammar
+from inference_server.openai_schemas import ChatCompletionRequest, ChatMessage, NamedTool, Tool
+from inference_server.tools import by_hand, grammar
 from inference_server.tools.calls import CallReader
+from inference_server.tools.channels import ChannelReader
 from inference_server.tools.format import NoTools, ToolFormat
 
 
@@ -31,32 +32,50 @@ class ToolUse:
         """Tokens that must be seen in the answer's text to know a call."""
         return tuple(self.written.tokens.values())
 
-    def reader(self) -> CallReader:
+    def reader(self) -> CallReader | ChannelReader:
         """For one answer."""
+        if self.written.shape == "channels":
+            return ChannelReader(known=self.schemas)
         return CallReader(self.written, schemas=self.schemas)
 
 
 def use(request: ChatCompletionRequest, *, model: ServedModel) -> ToolUse | None:
-    """The tools of this request; None where the model is to know of none. Raises BadRequest."""
+    """The tools of this request; None where the model is to know of none, but for one whose every answer has to be read
+    by its format. Raises BadRequest."""
     choice = request.tool_choice
     if not request.tools:
         if choice not in (None, "none", "auto"):
             raise BadRequest("tool_choice needs tools", param="tool_choice")
-        return None
+        return _none(model)
     schemas = {tool.function.name: tool.function.parameters or {} for tool in request.tools}
     if len(schemas) < len(request.tools):
         raise BadRequest("two tools have the same name", param="tools")
     if isinstance(choice, NamedTool) and choice.function.name not in schemas:
         raise BadRequest("tool_choice names a function that is not in tools", param="tool_choice")
     if choice == "none":
-        return None
+        return _none(model)
     if request.response_format and request.response_format.type != "text":
         raise BadRequest("response_format goes with tools only where tool_choice is none", param="response_format")
     if isinstance(written := model.tokenizer.tools, NoTools):
         raise BadRequest(written.reason, param="tools")
-    shown = tuple(tool.model_dump(exclude_none=True) for tool in request.tools)
-    most = 1 if request.parallel_tool_calls is False or isinstance(choice, NamedTool) else grammar.MOST_CALLS
-    return ToolUse(written, shown, schemas, most, _grammar(request, written, schemas, most=most))
+    one = request.parallel_tool_calls is False or isinstance(choice, NamedTool) or written.shape == "channels"
+    most = 1 if one else grammar.MOST_CALLS
+    return ToolUse(
+        written, _shown(request.tools, written), schemas, most, _grammar(request, written, schemas, most=most)
+    )
+
+
+def _shown(tools: Sequence[Tool], written: ToolFormat) -> tuple[Mapping[str, Any], ...]:
+    shown = [tool.model_dump(exclude_none=True) for tool in tools]
+    if written.shape == "channels":  # its template cannot do without a description
+        shown = [{**tool, "function": {"description": "", **tool["function"]}} for tool in shown]
+    return tuple(shown)
+
+
+def _none(model: ServedModel) -> ToolUse | None:
+    written = model.tokenizer.tools
+    in_channels = isinstance(written, ToolFormat) and written.shape == "channels"
+    return ToolUse(written, (), {}, most=1) if isinstance(written, ToolFormat) and in_channels else None
 
 
 def _grammar(
@@ -72,10 +91,18 @@ def _grammar(
     return grammar.forced(written, schemas, most=most, text_too=True) if strict else ""
 
 
-def turns(messages: Sequence[ChatMessage], *, model: ServedModel) -> list[dict[str, Any]]:
-    """The messages as chat templates want them. Raises BadRequest."""
+def turns(
+    messages: Sequence[ChatMessage], tools: Sequence[Mapping[str, Any]], *, model: ServedModel
+) -> tuple[list[dict[str, Any]], Sequence[Mapping[str, Any]]]:
+    """The messages and tools as the model's chat template wants them. Raises BadRequest."""
     names: dict[str, str] = {}
-    return [_turn(message, names, model=model) for message in messages]
+    made = [_turn(message, names, model=model) for message in messages]
+    if not tools and not any(turn["role"] == "tool" or "tool_calls" in turn for turn in made):
+        return made, tools
+    written = model.tokenizer.tools
+    if isinstance(written, NoTools) or written.by_hand == "nothing":
+        return made, tools
+    return by_hand.put(made, tools, written=written), tools if written.by_hand == "calls" else ()
 
 
 def _turn(message: ChatMessage, names: dict[str, str], *, model: ServedModel) -> dict[str, Any]:
@@ -83,6 +110,10 @@ def _turn(message: ChatMessage, names: dict[str, str], *, model: ServedModel) ->
     turn: dict[str, Any] = {"role": message.role, "content": message.text()}
     if message.content is None and not message.tool_calls:
         raise BadRequest(f"messages: a message of the role {message.role!r} needs content", param="messages")
+    if thought := message.reasoning or message.reasoning_content:  # under both names that templates have for it
+        turn["reasoning_content"] = thought
+        if not (message.tool_calls and message.text()):  # of which gpt-oss takes one
+            turn["thinking"] = thought
     if message.tool_calls:
         turn["tool_calls"] = [_call(sent.id, sent.function, names, model=model) for sent in message.tool_calls]
     if message.role == "tool":

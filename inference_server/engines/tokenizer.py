@@ -11,6 +11,9 @@ from inference_server.engines.engine import Generation, InvalidParameters, NoCha
 from inference_server.engines.grammar import Grammar, Vocabulary
 from inference_server.tools.format import NoTools, ToolFormat, learn
 
+FAULTS = (jinja2.TemplateError, TypeError, ValueError, AttributeError, LookupError)
+"""What a chat template raises: it is a program, and may add what it gets to a string or look for what is not there."""
+
 
 class HuggingFaceTokenizer:
     """The Tokenizer of the model's directory."""
@@ -38,7 +41,7 @@ class HuggingFaceTokenizer:
     def _probe(self, messages: Sequence[Any], *, tools: Sequence[Any], reply: bool) -> str | None:
         try:
             return self._render(messages, tools=tools, reply=reply)
-        except (jinja2.TemplateError, TypeError):  # a template may add what it gets to a string
+        except FAULTS:
             return None
 
     def _render(self, messages: Sequence[Any], *, tools: Sequence[Any], reply: bool) -> str:
@@ -65,7 +68,7 @@ class HuggingFaceTokenizer:
             raise NoChat("this model has no chat template: send a prompt, or start the server with --chat_template")
         try:
             rendered = self._render(messages, tools=tools, reply=True)
-        except (jinja2.TemplateError, TypeError) as error:
+        except FAULTS as error:
             raise NoChat(f"the model's chat template refuses these messages: {error}") from error
         # The template writes the special tokens itself, so none may be added.
         ids: list[int] = self._tokenizer(rendered, add_special_tokens=False)["input_ids"]

@@ -9,10 +9,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from inference_server.text import overlap
+from inference_server.tools import pythonic
 from inference_server.tools.format import ToolFormat
 
 ID = string.ascii_letters + string.digits
 FUNCTION = re.compile(r"\s*<function=([^>\n]+)>(.*?)</function>", re.DOTALL)
+NAME = re.compile(r"\s*([^\s<]+)\s*")
+PAIR = re.compile(r"\s*<arg_key>(.*?)</arg_key>\s*<arg_value>(.*?)</arg_value>", re.DOTALL)
+FENCE = re.compile(r"```(?:tool_code|tool_call|python)?[ \t]*\n")
+"""Gemma 3 likes to put its calls into one."""
+LONGEST_FENCE = 16
 PARAMETER = re.compile(r"<parameter=([^>\n]+)>\n?(.*?)\n?</parameter>", re.DOTALL)
 
 
@@ -37,6 +43,8 @@ class CallReader:
         self._schemas = schemas
         self._begin, self._end = written.begin.strip(), written.end.strip()
         self._held = ""
+        self.reasoning = ""
+        """What it thought, where that is told apart: nowhere here."""
         self._inside = self._plain = self._any = False
 
     def push(self, text: str) -> tuple[str, list[ToolCall]]:
@@ -89,7 +97,14 @@ class CallReader:
         start = self._held.lstrip(" \n;" if self._any else None)  # Llama writes "; " between calls, where it writes two
         if not start:
             return ""
-        self._inside = start[0] in "{["
+        if self._format.shape == "python":
+            if fence := FENCE.match(start):
+                self._begin, self._end, start = fence[0], "```", start[fence.end() :]
+                self._inside, self._held = True, start
+                return ""
+            if start[0] == "`" and "\n" not in start and len(start) < LONGEST_FENCE:
+                return ""
+        self._inside = start[0] in ("[" if self._format.shape == "python" else "{[")
         if self._inside:
             self._held = start
             return ""
@@ -98,12 +113,12 @@ class CallReader:
 
     def _read(self, *, last: bool = False) -> Read | None:
         """The calls at the beginning of what is held; none of them if it is something else, None if more must come."""
-        if self._format.shape == "xml":
-            read = self._read_xml()
-        elif self._format.shape == "named":
-            read = self._read_named()
-        else:
-            read = self._read_json()
+        read = {
+            "xml": self._read_xml,
+            "named": self._read_named,
+            "pairs": self._read_pairs,
+            "python": self._read_python,
+        }.get(self._format.shape, self._read_json)()
         if read is None or not read[0]:
             return read
         rest = read[1].lstrip()
@@ -145,15 +160,48 @@ class CallReader:
         if not (found := FUNCTION.match(self._held)):
             return None
         name = found[1].strip()
-        of = self._schemas.get(name, {}).get("properties")
-        known = of if isinstance(of, dict) else {}
+        known = self._parameters(name)
         arguments = {key: _typed(value, known.get(key)) for key, value in PARAMETER.findall(found[2])}
         return [made(name, arguments)], self._held[found.end() :]
+
+    def _read_pairs(self) -> Read | None:
+        if not (name := NAME.match(self._held)):
+            return ([], self._held) if self._held.strip() else None
+        known, place, arguments = self._parameters(name[1]), name.end(), dict[str, Any]()
+        while pair := PAIR.match(self._held, place):
+            key = pair[1].strip()
+            arguments[key], place = _typed(pair[2], known.get(key)), pair.end()
+        rest = self._held[place:].lstrip()
+        if rest.startswith(self._end):
+            return [made(name[1], arguments)], rest
+        begun = any(mark.startswith(rest[: len(mark)]) for mark in ("<arg_key>", self._end))
+        return None if begun else ([], self._held)
+
+    def _read_python(self) -> Read | None:
+        start = self._held.lstrip()
+        try:
+            calls, rest = pythonic.read(start)
+        except pythonic.Unfinished:
+            return None
+        except (ValueError, RecursionError):
+            return [], self._held
+        if not self._format.begin and not all(name in self._schemas for name, _, _ in calls):
+            return [], self._held  # without a mark it may as well be a list of something else
+        return [made(name, {**self._places(name, values), **named}) for name, values, named in calls], rest
+
+    def _places(self, name: str, values: Sequence[Any]) -> dict[str, Any]:
+        """Values without names, by their place in the schema."""
+        return dict(zip(self._parameters(name), values, strict=False))
+
+    def _parameters(self, name: str) -> Mapping[str, Any]:
+        of = self._schemas.get(name, {}).get("properties")
+        return of if isinstance(of, dict) else {}
 
 
 def made(name: str, arguments: Mapping[str, Any] | str) -> ToolCall:
     """A call with a new id: nine letters and digits, for some templates (Mistral) take no other."""
     text = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+    text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")  # half a character cannot be sent
     return ToolCall("".join(secrets.choice(ID) for _ in range(9)), name, text)
 
 

@@ -4,12 +4,13 @@ and what it puts around the name and the arguments is the format. So there is no
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
-Shape = Literal["json", "named", "xml"]
+Shape = Literal["json", "named", "xml", "pairs", "python", "channels"]
 """json: ``{"name": …, "arguments": {…}}``; named: the name, something, the arguments as JSON; xml: ``<function=…>`` and
-in it ``<parameter=…>`` (Qwen 3.5, Nemotron)."""
+in it ``<parameter=…>`` (Qwen 3.5, Nemotron); pairs: the name, then ``<arg_key>…</arg_key>`` and ``<arg_value>`` (GLM);
+python: ``[name(key="value")]`` (LFM2, Llama 4); channels: a message to the function (gpt-oss, see ``channels``)."""
 
 NAME, KEY, VALUE, USER, TEXT = "probe_name", "probe_key", "probe_value", "probe_user", "probe_text"
 TOOL = {
@@ -25,6 +26,11 @@ TOOL = {
     },
 }
 XML_CALL = f"<function={NAME}>\n<parameter={KEY}>\n{VALUE}\n</parameter>\n</function>"
+PAIRS_CALL = re.compile(rf"{NAME}(\s*)<arg_key>{KEY}</arg_key>(\s*)<arg_value>{VALUE}</arg_value>(\s*)(?=\S)")
+PAIR_MARKS = ("<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>")
+PYTHON_CALL = re.compile(rf"\[{NAME}\({KEY}=(['\"]){VALUE}\1\)\]")
+LFM2_MARKS = ("<|tool_call_start|>", "<|tool_call_end|>")
+CHANNEL_MARKS = ("<|start|>", "<|channel|>", "<|constrain|>", "<|message|>", "<|end|>", "<|call|>", "<|return|>")
 THOUGHT = re.compile(r"\s*<think>(?:.*?</think>)?\s*", re.DOTALL)
 
 
@@ -53,6 +59,9 @@ class ToolFormat:
     """Between a name and its arguments, for the shape ``named``."""
     between: str | None = None
     """Between two calls that are not a list; None if the template knows one call only."""
+    by_hand: Literal["nothing", "calls", "everything"] = "nothing"
+    """What the template does not write, so that it goes into the messages' own text: earlier calls, or tools, calls and
+    results (see ``by_hand``)."""
     arguments_as_text: bool = False
     """The template wants the arguments of earlier calls as JSON's text."""
     tokens: Mapping[str, int] = field(default_factory=dict)
@@ -75,13 +84,17 @@ def learn(render: Render, *, added: Mapping[str, int]) -> ToolFormat | NoTools:
     """The format. ``added``: the tokens that were added to the vocabulary, by their text."""
     shown = render([_user()], tools=[TOOL], reply=True)
     if shown is None or NAME not in shown:
+        if _gemma3(render):
+            return ToolFormat("python", "", "", listed=True, by_hand="everything")
         return NoTools("the chat template of this model has no place for tools: leave them out")
-    for as_text in (False, True):
-        body = _body(render, calls=1, as_text=as_text)
-        found = body is not None and (_json(body) or _xml(body) or _named(body, added=added))
-        if found:
-            two = _body(render, calls=2, as_text=as_text)
-            return _completed(found, two=two, as_text=as_text, added=added)
+    bodies = [_body(render, calls=1, as_text=as_text) for as_text in (False, True)]
+    for as_text, body in enumerate(bodies):
+        if body is not None and (found := _found(body, added=added)):
+            two = _body(render, calls=2, as_text=bool(as_text))
+            return _completed(found, two=two, as_text=bool(as_text), added=added)
+    if bodies == [None, None] and set(LFM2_MARKS) <= added.keys():  # its first template writes no calls
+        marks = {mark: added[mark] for mark in LFM2_MARKS}
+        return ToolFormat("python", *LFM2_MARKS, listed=True, by_hand="calls", tokens=marks)
     return NoTools("this model writes its tool calls in a way that this server does not know: leave tools out")
 
 
@@ -110,6 +123,17 @@ def _body(render: Render, *, calls: int, as_text: bool) -> str | None:
 
 def _after(text: str | None, mark: str) -> str | None:
     return None if text is None or mark not in text else text[text.rindex(mark) + len(mark) :]
+
+
+def _gemma3(render: Render) -> bool:
+    """Whether this is the template of Gemma 3, which was trained to call functions that a prompt tells of in words
+    (ai.google.dev/gemma/docs/capabilities/function-calling). Those of Gemma 1 and 2 refuse a system's message."""
+    shown = render([{"role": "system", "content": TEXT}, _user()], tools=[], reply=True) or ""
+    return shown.endswith("<start_of_turn>model\n") and TEXT in shown
+
+
+def _found(body: str, *, added: Mapping[str, int]) -> ToolFormat | None:
+    return _channels(body) or _json(body) or _xml(body) or _named(body, added=added) or _pairs(body) or _python(body)
 
 
 def _json(body: str) -> ToolFormat | None:
@@ -148,15 +172,27 @@ def _named(body: str, *, added: Mapping[str, int]) -> ToolFormat | None:
     return ToolFormat("named", before, rest[end:], middle=rest[:start])
 
 
+def _pairs(body: str) -> ToolFormat | None:
+    found = PAIRS_CALL.search(body)
+    if not found or len({*found.groups()}) > 1:
+        return None
+    return ToolFormat("pairs", body[: found.start()], body[found.end() :], middle=found[1])
+
+
+def _python(body: str) -> ToolFormat | None:
+    found = PYTHON_CALL.search(body)
+    return ToolFormat("python", body[: found.start()], body[found.end() :], listed=True) if found else None
+
+
+def _channels(body: str) -> ToolFormat | None:
+    return ToolFormat("channels", "", "") if f"to=functions.{NAME}<|channel|>commentary" in body else None
+
+
 def _completed(found: ToolFormat, *, two: str | None, as_text: bool, added: Mapping[str, int]) -> ToolFormat:
-    marks = (found.begin, found.middle, found.end)
-    return ToolFormat(
-        shape=found.shape,
-        begin=found.begin,
-        end=found.end,
-        listed=found.listed,
-        keys=found.keys,
-        middle=found.middle,
+    own = {"pairs": PAIR_MARKS, "channels": CHANNEL_MARKS}.get(found.shape, ())
+    marks = (found.begin, found.middle, found.end, *own)
+    return replace(
+        found,
         between=None if found.listed or two is None else _between(two, found),
         arguments_as_text=as_text,
         tokens={token: number for token, number in added.items() if any(token in mark for mark in marks)},

@@ -129,6 +129,61 @@ async def test_an_answer_that_is_cut_within_a_call_says_so_and_shows_what_there_
     assert (choice["finish_reason"], choice["message"]["content"]) == ("length", '<tool_call> {"name":')
 
 
+GPT_OSS = ToolFormat("channels", "", "")
+THOUGHT = "<|channel|>analysis<|message|>I need it.<|end|><|start|>assistant"
+IN_CHANNELS = f'{THOUGHT}<|channel|>commentary to=functions.weather json<|message|>{{"city": "Oslo"}}<|call|> and more'
+
+
+async def test_what_a_model_thinks_in_a_channel_is_its_reasoning_and_a_call_ends_the_answer() -> None:
+    engine = ScriptedEngine(IN_CHANNELS, tools=GPT_OSS)
+    choice = (await asked(engine))["choices"][0]
+    assert choice["finish_reason"] == "tool_calls"
+    assert (choice["message"]["content"], choice["message"]["reasoning"]) == (None, "I need it.")
+    [call] = choice["message"]["tool_calls"]
+    assert (call["function"]["name"], json.loads(call["function"]["arguments"])) == ("weather", {"city": "Oslo"})
+    again = [*TURN, choice["message"], {"role": "tool", "tool_call_id": call["id"], "content": "cold"}]
+    other = ScriptedEngine(IN_CHANNELS, tools=GPT_OSS)
+    assert "choices" in await asked(other, messages=again), "the message can be sent back as it is"
+
+
+@pytest.mark.parametrize("without", [{"tools": None}, {"tool_choice": "none"}])
+async def test_without_tools_channels_are_read_all_the_same(without: dict[str, Any]) -> None:
+    answer = f"{THOUGHT}<|channel|>final<|message|>It rains .<|return|>"
+    choice = (await asked(ScriptedEngine(answer, tools=GPT_OSS), **without))["choices"][0]
+    assert (choice["message"]["content"], choice["message"]["reasoning"]) == ("It rains .", "I need it.")
+    assert choice["finish_reason"] == "stop"
+    async with client_of(ScriptedEngine(answer, tools=GPT_OSS)) as client:
+        assert (await client.post("/chat", json={"messages": TURN})).json() == {"Result": "It rains ."}
+
+
+async def test_reasoning_is_streamed_before_the_answer() -> None:
+    answer = f"{THOUGHT}<|channel|>final<|message|>It rains .<|return|>"
+    with listening(create_app(ScriptedEngine(answer, tools=GPT_OSS), Settings())) as url:
+        async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
+            stream: Any = await client.chat.completions.create(model="scripted", messages=TURN, stream=True)
+            deltas = [chunk.choices[0].delta async for chunk in stream]
+    thoughts = [delta.reasoning for delta in deltas if getattr(delta, "reasoning", None)]
+    assert ("".join(thoughts), "".join(delta.content or "" for delta in deltas)) == ("I need it.", "It rains .")
+
+
+async def test_a_model_whose_template_knows_no_tools_is_told_of_them_in_words_and_calls_as_in_python() -> None:
+    engine = ScriptedEngine(
+        '[weather(city="Oslo")]', tools=ToolFormat("python", "", "", listed=True, by_hand="everything")
+    )
+    message = (await asked(engine))["choices"][0]["message"]
+    assert [call["function"]["name"] for call in message["tool_calls"]] == ["weather"]
+    shown = engine.tokenizer.decode(engine.asked[0].prompt)
+    assert shown.startswith("system: You can call functions.")
+    assert '"name": "weather"' in shown
+    assert shown.endswith("user: rain ? assistant:")
+    turns = [*TURN, message, {"role": "tool", "tool_call_id": message["tool_calls"][0]["id"], "content": "cold"}]
+    other = ScriptedEngine(tools=engine.tokenizer.tools)
+    await asked(other, messages=turns)
+    assert other.tokenizer.decode(other.asked[0].prompt).endswith(
+        'user: rain ? assistant: [weather(city="Oslo")] user: ```tool_output cold ``` assistant:'
+    )
+
+
 FUNCTION = {"name": "weather", "arguments": "{}"}
 REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
     "two of a name": ({"tools": [WEATHER, WEATHER]}, "tools", "same name"),

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from inference_server.engines.grammar import Vocabulary
-from inference_server.tools.calls import CallReader
+from inference_server.openai_tools import ToolUse
 from inference_server.tools.format import NoTools, ToolFormat, learn
 from inference_server.tools.grammar import forced
 
@@ -55,6 +56,18 @@ ADDED = {
     "<|call|>": 5,
     "<|/call|>": 6,
     "<|sep|>": 7,
+    "<arg_key>": 8,
+    "</arg_key>": 9,
+    "<arg_value>": 10,
+    "</arg_value>": 11,
+    "<|tool_call_start|>": 12,
+    "<|tool_call_end|>": 13,
+    "<|start|>": 14,
+    "<|channel|>": 15,
+    "<|constrain|>": 16,
+    "<|message|>": 17,
+    "<|end|>": 18,
+    "<|return|>": 19,
 }
 
 
@@ -76,14 +89,49 @@ def learned(template: str, tokenizer: Any) -> ToolFormat | NoTools:
 @pytest.fixture(scope="module")
 def tokenizer(smollm2: Path) -> Any:
     made = AutoTokenizer.from_pretrained(smollm2)
-    made.add_tokens(["<tool_call>", "</tool_call>"])
-    made.add_tokens(["[TOOL_CALLS]", "[ARGS]"], special_tokens=True)
+    made.add_tokens(["<tool_call>", "</tool_call>", *PAIRS])
+    made.add_tokens(["[TOOL_CALLS]", "[ARGS]", *LFM2.tokens, *HARMONY], special_tokens=True)
     return made
 
 
 QWEN = {"<tool_call>": 1, "</tool_call>": 2}
 HERMES = ToolFormat("json", "<tool_call>\n", "\n</tool_call>", between="\n", tokens=QWEN)
 LLAMA = ToolFormat("json", "", "", keys=("name", "parameters"))
+PAIRS = ["<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>"]
+GLM = ToolFormat(
+    "pairs", "<tool_call>", "</tool_call>", middle="\n", between="\n", tokens={**QWEN, **{p: ADDED[p] for p in PAIRS}}
+)
+LFM2 = ToolFormat(
+    "python",
+    "<|tool_call_start|>",
+    "<|tool_call_end|>",
+    listed=True,
+    tokens={"<|tool_call_start|>": 12, "<|tool_call_end|>": 13},
+)
+GEMMA3 = ToolFormat("python", "", "", listed=True, by_hand="everything")
+HARMONY = ["<|start|>", "<|channel|>", "<|constrain|>", "<|message|>", "<|end|>", "<|call|>", "<|return|>"]
+GPT_OSS = ToolFormat("channels", "", "", tokens={token: ADDED[token] for token in HARMONY})
+GLM_2026 = """\
+{%- if tools %}{{ tools | tojson }}{% endif -%}
+{%- for m in messages -%}
+<|{{ m.role }}|>{{ m.content }}
+{%- for c in m.tool_calls %}<tool_call>{{ c.function.name }}
+{%- for key, value in c.function.arguments.items() -%}
+<arg_key>{{ key }}</arg_key><arg_value>{{ value if value is string else value | tojson }}</arg_value>
+{%- endfor %}</tool_call>{% endfor -%}
+{%- endfor -%}{% if add_generation_prompt %}<|assistant|>{% endif %}"""
+"""Without line breaks, as GLM 4.7 has it."""
+LLAMA_4 = """\
+{%- if tools %}{{ tools | tojson }}{% endif -%}
+{%- for m in messages -%}
+<|{{ m.role }}|>{{ m.content }}
+{%- if m.tool_calls %}[{% for c in m.tool_calls %}{{ c.function.name }}(
+{%- for key, value in c.function.arguments.items() %}{{ key }}={{ value | tojson }}
+{{- ", " if not loop.last }}{% endfor -%}
+){{ ", " if not loop.last }}{% endfor %}]{% endif -%}
+<|eot|>
+{%- endfor -%}{% if add_generation_prompt %}<|assistant|>{% endif %}"""
+"""Calls as in Python, without a mark before them, as vLLM's template for Llama 4 has it."""
 FORMATS = {
     "qwen2_5": HERMES,
     "qwen3": HERMES,
@@ -92,6 +140,14 @@ FORMATS = {
     "llama3_2": LLAMA,
     "qwen3_6": ToolFormat("xml", "<tool_call>\n", "\n</tool_call>", between="\n", tokens=QWEN),
     "nemotron_3_nano": ToolFormat("xml", "<tool_call>\n", "\n</tool_call>\n", between="\n", tokens=QWEN),
+    "glm4moe": GLM,
+    GLM_2026: replace(GLM, middle="", between=""),
+    "lfm2": replace(LFM2, by_hand="calls"),
+    "lfm2_v2": LFM2,
+    "lfm2_2_5": LFM2,
+    LLAMA_4: ToolFormat("python", "", "", listed=True),
+    "gemma3": GEMMA3,
+    "gptoss": GPT_OSS,
     MISTRAL: ToolFormat("json", "[TOOL_CALLS] ", "", listed=True, tokens={"[TOOL_CALLS]": 3}),
     MISTRAL_2025: ToolFormat(
         "named", "[TOOL_CALLS]", "", middle="[ARGS]", between="", tokens={"[TOOL_CALLS]": 3, "[ARGS]": 4}
@@ -118,13 +174,10 @@ def test_the_format_is_learned_from_the_models_own_template(template: str, token
 @pytest.mark.parametrize(
     ("template", "reason"),
     [
-        ("gemma3", "has no place for tools"),
+        ("gemma", "has no place for tools"),
         ("phi3", "has no place for tools"),
         ("llama3", "has no place for tools"),
         ("gemma4", "in a way that this server does not know"),
-        ("gptoss", "in a way that this server does not know"),
-        ("glm4moe", "in a way that this server does not know"),
-        ("lfm2", "in a way that this server does not know"),
     ],
 )
 def test_a_model_without_tools_or_with_an_unknown_format_says_which(template: str, reason: str, tokenizer: Any) -> None:
@@ -198,6 +251,95 @@ ANSWERS: dict[str, tuple[ToolFormat, str, str, list[tuple[str, Any]]]] = {
         [("weather", {"city": "7"})],
     ),
 }
+FOUND = {"query": 'it\'s "so"', "tags": ["a", None], "exact": True, "least": -0.5, "more": {"k": [1, {}]}}
+ANSWERS |= {
+    "pairs": (
+        GLM,
+        "Well.\n<tool_call>weather\n<arg_key>city</arg_key>\n<arg_value>Oslo</arg_value>\n<arg_key>days</arg_key>\n"
+        "<arg_value>3</arg_value>\n</tool_call>\n<tool_call>weather\n<arg_key>city</arg_key>\n<arg_value>Bergen</arg_value>\n"
+        "</tool_call>",
+        "Well.",
+        [OSLO, BERGEN],
+    ),
+    "pairs without space": (
+        replace(GLM, middle="", between=""),
+        "<tool_call>weather<arg_key>city</arg_key><arg_value></tool_call> 7</arg_value></tool_call>",
+        "",
+        [("weather", {"city": "</tool_call> 7"})],
+    ),
+    "pairs, none": (GLM, "<tool_call>now\n</tool_call>", "", [("now", {})]),
+    "pairs that are none": (GLM, "<tool_call>is a mark", "<tool_call>is a mark", []),
+    "pairs cut short": (GLM, "<tool_call>f<arg_key>a</arg_key><arg_v", "<tool_call>f<arg_key>a</arg_key><arg_v", []),
+    "python": (
+        LFM2,
+        "So:\n<|tool_call_start|>[weather(city='Oslo', days=3), weather(city=\"Bergen\")]<|tool_call_end|> Wait.",
+        "So: Wait.",
+        [OSLO, BERGEN],
+    ),
+    "python, values": (
+        LFM2,
+        '<|tool_call_start|>[a.b-c(query=\'it\\\'s "so"\', tags=["a", None], exact=true, least=-.5, '
+        "more={'k': (1, {})},)]<|tool_call_end|>",
+        "",
+        [("a.b-c", FOUND)],
+    ),
+    "python, by place": (LFM2, '<|tool_call_start|>[weather("Oslo", 3)]<|tool_call_end|>', "", [OSLO]),
+    "python, half a character": (
+        LFM2,
+        '<|tool_call_start|>[weather(city="\\ud83d\\ude00 \\ud83d")]<|tool_call_end|>',
+        "",
+        [("weather", {"city": "\U0001f600 \ufffd"})],
+    ),
+    "python without its end": (LFM2, "<|tool_call_start|>[weather(city='Bergen')]", "", [BERGEN]),
+    "python that runs something": (
+        LFM2,
+        "<|tool_call_start|>[f(a=open('x'))]<|tool_call_end|>",
+        "<|tool_call_start|>[f(a=open('x'))]<|tool_call_end|>",
+        [],
+    ),
+    "gemma": (GEMMA3, '[weather(city="Oslo", days=3), weather(city="Bergen")]\n', "", [OSLO, BERGEN]),
+    "gemma in a fence": (GEMMA3, '```tool_code\n[weather(city="Bergen")]\n```', "", [BERGEN]),
+    "gemma, another list": (GEMMA3, "[1, 2] is it", "[1, 2] is it", []),
+    "gemma, a list of unknown calls": (GEMMA3, "[f(x), g(x)]", "[f(x), g(x)]", []),
+    "gemma, a program": (GEMMA3, "```python\nprint(1)\n```\nSo.", "```python\nprint(1)\n```\nSo.", []),
+    "gemma, text": (GEMMA3, "`ls` and [weather(city=1)]", "`ls` and [weather(city=1)]", []),
+    "channels": (
+        GPT_OSS,
+        "<|channel|>analysis<|message|>I need it.<|end|><|start|>assistant"
+        "<|channel|>commentary<|message|>Let me see.<|end|>"
+        "<|start|>assistant<|channel|>commentary to=functions.weather <|constrain|>json<|message|>"
+        '{"city": "Oslo", "days": 3}<|call|>',
+        "Let me see.",
+        [OSLO],
+    ),
+    "channels, the function first": (
+        GPT_OSS,
+        ' to=functions.weather<|channel|>commentary json<|message|>{"city": "Bergen"}<|call|>',
+        "",
+        [BERGEN],
+    ),
+    "channels, no call": (
+        GPT_OSS,
+        "<|channel|>analysis<|message|>Easy: 2 < 3.<|end|>"
+        "<|start|>assistant<|channel|>final<|message|>It <|rains.<|return|>",
+        "It <|rains.",
+        [],
+    ),
+    "channels, cut in a thought": (GPT_OSS, "<|channel|>analysis<|message|>Well", "", []),
+    "channels, cut in a call": (
+        GPT_OSS,
+        '<|channel|>commentary to=functions.weather<|message|>{"ci',
+        '{"ci',
+        [],
+    ),
+    "channels, a call without its end": (
+        GPT_OSS,
+        '<|channel|>commentary to=functions.weather<|message|>{"city": "Bergen"}',
+        "",
+        [BERGEN],
+    ),
+    "channels, plain text": (GPT_OSS, "It rains.", "It rains.", []),
+}
 SCHEMAS = {
     "weather": {
         "type": "object",
@@ -209,7 +351,7 @@ SCHEMAS = {
 
 
 def read(written: ToolFormat, pieces: Sequence[str]) -> tuple[str, list[tuple[str, Any]]]:
-    reader = CallReader(written, schemas=SCHEMAS)
+    reader = ToolUse(written, (), SCHEMAS, most=16).reader()
     told = [*(reader.push(piece) for piece in pieces), reader.finish()]
     calls = [call for _, found in told for call in found]
     assert len({call.id for call in calls}) == len(calls)
@@ -225,8 +367,13 @@ def test_calls_and_text_are_told_apart_in_whatever_pieces_they_come(answer: str)
         assert read(written, pieces) == (shown, calls), size
 
 
+MARKLESS = [LLAMA, GEMMA3]
+
+
 @pytest.mark.properties
-@given(st.text(alphabet='<>tool_cal/ \n{}"[]:,', max_size=60), st.sampled_from([HERMES, LLAMA, NAMED, XML]))
+@given(
+    st.text(alphabet='<>tool_cal/ \n{}"[]:,', max_size=60), st.sampled_from([HERMES, NAMED, XML, *MARKLESS, GLM, LFM2])
+)
 def test_text_that_is_no_call_is_never_lost_but_for_space(text: str, written: ToolFormat) -> None:
     shown, calls = read(written, list(text))
     assert calls == []
@@ -245,21 +392,38 @@ def keeps(vocabulary: Vocabulary, tokenizer: Any, lark: str, text: str) -> bool:
     return grammar.takes(ids)
 
 
+FORCED: dict[str, tuple[ToolFormat, str, str, list[tuple[str, Any]]]] = {
+    "pairs 2026": (
+        replace(GLM, middle="", between=""),
+        "<tool_call>weather<arg_key>city</arg_key><arg_value>Oslo</arg_value></tool_call>",
+        "",
+        [],
+    ),
+    "python": (
+        LFM2,
+        '<|tool_call_start|>[weather(city="Oslo", days=3), weather(city="Bergen")]<|tool_call_end|>',
+        "",
+        [],
+    ),
+    "gemma": (GEMMA3, '[weather(city="Oslo", days=3), weather(city="Bergen")]', "", []),
+}
+
+
 def own(written: ToolFormat, tokenizer: Any) -> ToolFormat:
     """The format with the ids that this tokenizer has."""
     added = tokenizer.get_added_vocab()
-    return ToolFormat(
-        **{name: getattr(written, name) for name in ToolFormat.__dataclass_fields__ if name != "tokens"},
-        tokens={token: added[token] for token in written.tokens},
-    )
+    return replace(written, tokens={token: added[token] for token in written.tokens})
 
 
-@pytest.mark.parametrize("answer", ["a call", "llama", "mistral", "mistral 2025", "xml"])
+@pytest.mark.parametrize(
+    "answer",
+    ["a call", "llama", "mistral", "mistral 2025", "xml", "pairs", "pairs 2026", "python", "gemma", "channels"],
+)
 def test_a_forced_answer_is_a_call_of_the_models_format_with_arguments_of_the_schema(
     answer: str, vocabulary: Vocabulary, tokenizer: Any
 ) -> None:
-    written, text, _, _ = ANSWERS[answer]
-    written, text = own(written, tokenizer), text.removeprefix("Well.\n\n").replace(', "id": "abcdefghi"', "")
+    written, text, _, _ = (ANSWERS | FORCED)[answer]
+    written, text = own(written, tokenizer), text.removeprefix("Well.\n").lstrip().replace(', "id": "abcdefghi"', "")
     lark = forced(written, SCHEMAS, most=4)
     assert keeps(vocabulary, tokenizer, lark, text)
     assert not keeps(vocabulary, tokenizer, lark, "It rains.")
@@ -267,8 +431,41 @@ def test_a_forced_answer_is_a_call_of_the_models_format_with_arguments_of_the_sc
     assert not keeps(vocabulary, tokenizer, lark, text.replace("weather", "weathers"))
     strict = forced(written, SCHEMAS, most=4, text_too=True)
     assert keeps(vocabulary, tokenizer, strict, text)
-    assert keeps(vocabulary, tokenizer, strict, "It rains.")
+    said = "<|channel|>final<|message|>It rains." if answer == "channels" else "It rains."
+    assert keeps(vocabulary, tokenizer, strict, said)
     assert not keeps(vocabulary, tokenizer, strict, text.replace("city", "town"))
+
+
+@pytest.mark.parametrize("written", [LFM2, GLM], ids=["python", "pairs"])
+def test_what_is_not_required_may_be_left_out_and_every_value_keeps_its_schema(
+    written: ToolFormat, vocabulary: Vocabulary, tokenizer: Any
+) -> None:
+    properties = {
+        "a": {"type": "boolean"},
+        "b": {"enum": ["x", "y"]},
+        "c": {"type": "array", "items": {"type": "null"}},
+    }
+    lark = forced(own(written, tokenizer), {"f": {"type": "object", "properties": properties}}, most=1)
+
+    def kept(**values: str) -> bool:
+        if written is LFM2:
+            body = ", ".join(f"{key}={value}" for key, value in values.items())
+            return keeps(vocabulary, tokenizer, lark, f"<|tool_call_start|>[f({body})]<|tool_call_end|>")
+        body = "".join(f"<arg_key>{key}</arg_key>\n<arg_value>{value}</arg_value>\n" for key, value in values.items())
+        return keeps(vocabulary, tokenizer, lark, f"<tool_call>f\n{body}</tool_call>")
+
+    true, x = ("True", '"x"') if written is LFM2 else ("true", "x")
+    right = [
+        {},
+        {"a": true},
+        {"b": x},
+        {"c": "[null]"},
+        {"a": true, "c": "[]"},
+        {"a": true, "b": x, "c": "[null, null]"},
+    ]
+    wrong = [{"a": "1"}, {"b": x.replace("x", "z")}, {"c": "[1]"}, {"b": x, "a": true}, {"d": x}]
+    assert [kept(**values) for values in right] == [True] * len(right)
+    assert [kept(**values) for values in wrong] == [False] * len(wrong)
 
 
 def test_no_more_calls_than_asked_for(vocabulary: Vocabulary, tokenizer: Any) -> None:
