@@ -35,6 +35,12 @@ def write(results: Path, facts: Mapping[str, Any]) -> None:
     partial.replace(results / MARKER)
 
 
+def made(results: Path) -> dict[str, Any]:
+    """Steps and losses of what is done."""
+    facts = json.loads((results / MARKER).read_text())
+    return {key: facts[key] for key in ("steps", "loss", "eval_loss") if key in facts}
+
+
 def is_done(results: Path, asked: Mapping[str, Any]) -> bool:
     """Whether exactly this has been trained already, and every file of it is still what it was."""
     try:

@@ -46,6 +46,11 @@ class Progress:
     eta_seconds: float | None = None
     peak_memory_bytes: int = 0
 
+    def in_all(self) -> dict[str, float]:
+        """What the last words say beside what was made: nobody asks any more by then."""
+        told = {key: getattr(self, key) for key in ("epoch", "tokens_per_second", "peak_memory_bytes")}
+        return {key: round(value, 3) for key, value in told.items() if value}
+
     def as_metrics(self) -> str:
         """Prometheus' text format."""
         lines = []

@@ -24,7 +24,7 @@ def train(asked: Request, progress: Progress) -> Mapping[str, object]:
     facts = _identity(asked)
     if marker.is_done(asked.results, facts):
         log.info("this was trained already: %s", asked.results / marker.MARKER)
-        return {"trained": False}
+        return {"trained": False, **marker.made(asked.results)}
     directory = checkpoints.of(asked.results, facts)
     if not ranks.rank():
         checkpoints.forget_others(directory)
@@ -37,6 +37,7 @@ def train(asked: Request, progress: Progress) -> Mapping[str, object]:
             marker.write(asked.results, {**facts, **made})
     else:
         made = _trained(asked, progress=progress, directory=directory, last=last, facts=facts)
+        made |= progress.in_all()
     return {"trained": True, **made}
 
 

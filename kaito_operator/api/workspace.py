@@ -22,7 +22,9 @@ class Estimate(ApiModel):
     nodes: Annotated[int, Field(ge=0)] | None = Field(default=None, description="Nodes it needs.")
     gpus_per_node: Annotated[int, Field(ge=0)] | None = Field(default=None, description="GPUs it uses on each.")
     memory_gib: Annotated[int, Field(ge=0)] | None = Field(
-        default=None, alias="memoryGiB", description="Memory it needs, of GPUs or of the machine."
+        default=None,
+        alias="memoryGiB",
+        description="Memory it needs, of all GPUs together or of the machine; while tuning, for that as well.",
     )
     price_per_hour: Short | None = Field(default=None, description="What its machines cost, with the currency.")
 

@@ -14,6 +14,7 @@ from kaito_operator.workspace.finding import Finding, passed, waits_for, wrong
 from kaito_operator.workspace.machines import machine_name
 from kaito_operator.workspace.seen import Progress
 from kaito_operator.workspace.task import TuningTask
+from kaito_operator.workspace.trained import at_the_end
 
 SILENT = (ConditionType.READY.value,)
 """Conditions whose transitions are told already by another's event."""
@@ -133,17 +134,23 @@ def _is_told(told: Mapping[str, Any], seen: Mapping[str, Any], before: Mapping[s
 
 
 def tuning(tuned: TuningTask | None, progress: Progress | None, *, before: object) -> dict[str, Any] | None:
-    """status.tuning: which Job, how far, and what it made. What the Job said before stays until it says more."""
+    """status.tuning: which Job, how far, and what it made. What the Job said before stays until it says more; its last
+    words count for more than what it was last asked."""
     if tuned is None:
         return None
     known = before if isinstance(before, dict) and before.get("job") == tuned.job_name else {}
     told = {**known, "job": tuned.job_name}
-    if tuned.result is not None:
+    if (ended := at_the_end(tuned.pods)) is not None:
+        told, progress = {**told, **_far(ended)}, None
+    if ended is not None or tuned.result is not None:
         told.pop("etaSeconds", None)
+    if tuned.result is not None:
         named = {"image": tuned.result.image, "digest": tuned.result.digest}
         return {**told, **{key: value for key, value in named.items() if value}}
-    if progress is None:
-        return told
+    return told if progress is None else {**told, **_far(progress)}
+
+
+def _far(progress: Progress) -> dict[str, Any]:
     known_by_now = {
         "epoch": progress.epoch or None,
         "etaSeconds": progress.eta_seconds,
@@ -151,7 +158,7 @@ def tuning(tuned: TuningTask | None, progress: Progress | None, *, before: objec
         "tokensPerSecond": progress.tokens_per_second,
     }
     far = {"step": progress.step, "steps": progress.steps, "loss": progress.loss}
-    return {**told, **far, **{key: value for key, value in known_by_now.items() if value is not None}}
+    return {**far, **{key: value for key, value in known_by_now.items() if value is not None}}
 
 
 def events(workspace: Workspace, wanted: Sequence[Condition]) -> tuple[Event, ...]:

@@ -21,8 +21,11 @@ from tensorboardX.proto import event_pb2
 from transformers import TrainerCallback
 from transformers.trainer import DEFAULT_CALLBACKS
 
+from kaito_operator.workspace import seen
+from kaito_operator.workspace.trained import at_the_end
 from presets.training_config import default_text
 from presets.tuning_steps import ExitCode
+from tests.support.builders import a_tuning_pod
 from tests.support.control_plane import free_ports
 from tests.support.small_disk import mount_small_disk
 from tests.support.tiny_model import write_tiny_model
@@ -115,10 +118,24 @@ def test_what_was_trained_is_not_trained_again_unless_it_was_touched(place: Path
     config(place)
     assert main(command(place, model)) == ExitCode.DONE
     assert main(command(place, model)) == ExitCode.DONE
-    assert json.loads(words(place)) == {"trained": False}
+    first = {"steps": 6, "loss": json.loads((place / "results/results.json").read_text())["loss"], "eval_loss": None}
+    assert json.loads(words(place)) == {"trained": False, **first}
     (place / "results/adapter/adapter_config.json").write_text("{}")
     assert main(command(place, model)) == ExitCode.DONE
     assert json.loads(words(place))["trained"] is True
+
+
+def test_the_last_words_say_how_far_it_came_in_all(place: Path, model: Path) -> None:
+    """They are what the status says of a training that was over before anybody had asked."""
+    config(place)
+    assert main(command(place, model)) == ExitCode.DONE
+    last = json.loads(words(place))
+    assert (last["steps"], last["epoch"]) == (6, 0.5), "six steps of two rows, of 24"
+    assert last["tokens_per_second"] > 0
+    assert last["peak_memory_bytes"] > 100 << 20
+    told = at_the_end([seen.pod(a_tuning_pod("job", ended=("trainer", 0, words(place))))])
+    assert told is not None
+    assert (told.step, told.steps, told.loss) == (6, 6, f"{last['loss']:.4g}")
 
 
 def test_the_commit_of_a_model_from_the_hub_is_noted(place: Path, model: Path) -> None:
@@ -268,7 +285,8 @@ def test_recomputing_activations_changes_no_loss(place: Path, model: Path) -> No
     loss = json.loads(words(place))["loss"]
     config(place, gradient_checkpointing=True)
     assert main(command(place, model)) == ExitCode.DONE
-    assert json.loads(words(place)) == {"trained": True, "steps": 6, "loss": loss, "eval_loss": None}
+    again = json.loads(words(place))
+    assert (again["trained"], again["steps"], again["loss"], again["eval_loss"]) == (True, 6, loss, None)
 
 
 def test_memory_that_does_not_suffice_is_told_with_what_to_lower(place: Path, model: Path) -> None:

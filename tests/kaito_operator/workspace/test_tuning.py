@@ -133,6 +133,46 @@ def test_once_it_is_tuned_base_and_adapter_are_served() -> None:
     assert todo.report[0].status["tuning"]["digest"] == DIGEST
 
 
+TRAINED = '{"trained": true, "steps": 40, "loss": 0.51234, "eval_loss": null, "epoch": 2.0, "tokens_per_second": 812.4}'
+AT_THE_END = {"step": 40, "steps": 40, "loss": "0.5123", "epoch": "2.00", "tokensPerSecond": 812}
+
+
+@pytest.mark.parametrize("before", [{}, {"step": 0, "steps": 0, "loss": "", "etaSeconds": 70, "peakMemory": "900Mi"}])
+def test_what_the_trainer_said_last_is_told_however_quickly_it_was_over(before: dict[str, Any]) -> None:
+    """Nobody has asked it since its last step, or ever; and what it was asked before may be of its first."""
+    name = the_job()
+    status = {"tuning": {"job": name, **before}} if before else None
+    pod = a_tuning_pod(name, running="publish", ended=("trainer", 0, TRAINED))
+    kept = {"peakMemory": "900Mi"} if before else {}
+    told = {"job": name, **kept, **AT_THE_END}
+    publishing = with_node(a_tuning(status=status), a_job(name), pod)
+    assert publishing.report[0].status["tuning"] == told
+
+    done = with_node(a_tuning(status=status), a_job(name, complete=True), pod)
+    assert done.report[0].status["tuning"] == {**told, "image": TUNING["output"]["image"]}
+    gone = with_node(a_tuning(status={"tuning": {**told, "digest": DIGEST}}))  # with Job and pod tidied away
+    assert gone.report[0].status["tuning"] == {**told, "image": TUNING["output"]["image"], "digest": DIGEST}
+
+
+def test_of_two_pods_the_one_that_reached_the_end_tells_it() -> None:
+    name = the_job()
+    first = a_tuning_pod(name, ended=("trainer", ExitCode.PREEMPTED, "Preempted: stopped at step 3"), phase="Failed")
+    second = a_tuning_pod(name, running="publish", ended=("trainer", 0, TRAINED))
+    second["metadata"] = {**second["metadata"], "name": f"{name}-fghij", "uid": "second"}
+    todo = with_node(a_tuning(), a_job(name), first, second)
+    assert todo.report[0].status["tuning"]["steps"] == 40
+
+
+@pytest.mark.badinput
+@pytest.mark.parametrize("words", ["", "no JSON", "[]", '{"trained": false}', '{"steps": -1}', '{"steps": "x"}'])
+def test_last_words_that_make_no_sense_change_nothing(words: str) -> None:
+    name = the_job()
+    before = {"job": name, "step": 3, "steps": 8, "loss": "1.2"}
+    pod = a_tuning_pod(name, running="publish", ended=("trainer", 0, words))
+    todo = with_node(a_tuning(status={"tuning": before}), a_job(name), pod)
+    assert todo.report[0].status["tuning"] == before
+
+
 def test_a_result_in_the_status_is_not_trained_for_again_when_its_job_is_gone() -> None:
     status = {"tuning": {"job": the_job(), "digest": DIGEST}}
     todo = with_node(a_tuning(status=status))
