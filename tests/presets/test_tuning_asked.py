@@ -14,7 +14,7 @@ MODEL = load_catalog().model("phi-3-mini-128k-instruct")
 DEFAULT = Tuning(method="lora", rank=8, targets=MODEL.target_modules, batch=1, sequence=2048, checkpointing=True)
 
 
-def config(*, method: str = "lora", **sections: dict[str, Any]) -> TrainingConfig:
+def config(method: str = "lora", /, **sections: dict[str, Any]) -> TrainingConfig:
     return parse(yaml.safe_dump({"training_config": sections}), method=method)
 
 
@@ -53,6 +53,6 @@ def test_without_a_gpu_nothing_is_recomputed() -> None:
 def test_a_base_of_8_bits_is_between_one_of_4_and_one_of_16() -> None:
     bits = [{"load_in_4bit": True}, {"load_in_8bit": True}]
     four, eight = (
-        memory_gib(MODEL, config(method="qlora", QuantizationConfig=b, TrainingArguments=ROWS), gpus=1) for b in bits
+        memory_gib(MODEL, config("qlora", QuantizationConfig=b, TrainingArguments=ROWS), gpus=1) for b in bits
     )
     assert four < eight < memory_gib(MODEL, config(TrainingArguments=ROWS), gpus=1)

@@ -149,9 +149,9 @@ def test_what_the_trainer_said_last_is_told_however_quickly_it_was_over(before: 
     assert publishing.report[0].status["tuning"] == told
 
     done = with_node(a_tuning(status=status), a_job(name, complete=True), pod)
-    assert done.report[0].status["tuning"] == {**told, "image": TUNING["output"]["image"]}
+    assert done.report[0].status["tuning"] == {**told, "image": "registry.example.com/team/style:1"}
     gone = with_node(a_tuning(status={"tuning": {**told, "digest": DIGEST}}))  # with Job and pod tidied away
-    assert gone.report[0].status["tuning"] == {**told, "image": TUNING["output"]["image"], "digest": DIGEST}
+    assert gone.report[0].status["tuning"] == {**told, "image": "registry.example.com/team/style:1", "digest": DIGEST}
 
 
 def test_of_two_pods_the_one_that_reached_the_end_tells_it() -> None:
