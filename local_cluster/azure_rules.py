@@ -55,10 +55,17 @@ def mistakes(name: str, wanted: Mapping[str, Any]) -> Iterator[NotAllowed]:
             yield _parameter(f"agentPoolProfile.{key}", wanted[key], "It must be an object.")
             return
     yield from _label_mistakes(wanted.get("nodeLabels") or {})
+    yield from _taint_mistakes(wanted)
+    yield from _spot_mistakes(wanted)
+
+
+def _taint_mistakes(wanted: Mapping[str, Any]) -> Iterator[NotAllowed]:
     for taint in wanted.get("nodeTaints") or ():
         if not TAINT.fullmatch(str(taint)):
             yield _parameter("agentPoolProfile.nodeTaints", taint, "It must be key=value:effect.")
-    yield from _spot_mistakes(wanted)
+    if wanted.get("nodeInitializationTaints"):
+        told = "Node initialization taints can only be set by operations on a managed cluster, not on an agent pool."
+        yield NotAllowed(400, "NodeInitializationTaintsFeatureNotSupported", told)
 
 
 def changes(before: Mapping[str, Any], wanted: Mapping[str, Any]) -> NotAllowed | None:

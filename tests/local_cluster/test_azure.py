@@ -188,6 +188,16 @@ async def test_an_existing_pool_is_changed_where_it_may_be(azure: Azure, pools: 
     assert azure.calls("PUT") == [("PUT", 201), ("PUT", 200), ("PUT", 400)]
 
 
+async def test_taints_that_can_be_taken_off_are_no_affair_of_one_pool(azure: Azure, pools: Pools) -> None:
+    """AKS takes them with the whole cluster only."""
+    wanted = {"properties": {**WANTED["properties"], "nodeInitializationTaints": ["example.com/driver=x:NoSchedule"]}}
+    with pytest.raises(HttpResponseError) as refused:
+        await pools.begin_create_or_update(*WHERE, "ws1", AgentPool(wanted))
+    code = refused.value.error and refused.value.error.code
+    assert (refused.value.status_code, code) == (400, "NodeInitializationTaintsFeatureNotSupported")
+    assert azure.stand_in.pools.by_name == {}
+
+
 async def test_one_operation_at_a_time(azure: Azure, pools: Pools) -> None:
     await azure.ask("PUT", "/control/boot", json={"seconds": 600})
     await asked_for(pools)

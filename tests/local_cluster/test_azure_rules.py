@@ -29,6 +29,7 @@ def test_an_ordinary_pool_is_no_mistake() -> None:
     assert first(scaleSetPriority="Spot", spotMaxPrice=-1, scaleSetEvictionPolicy="Delete") == ""
     assert first(scaleSetPriority="Spot", spotMaxPrice=0.12345) == ""
     assert first("w" * 12) == ""
+    assert first(nodeInitializationTaints=[]) == first(nodeInitializationTaints=None) == ""
 
 
 @pytest.mark.parametrize(
@@ -47,6 +48,7 @@ def test_an_ordinary_pool_is_no_mistake() -> None:
         ("ws1", {"nodeLabels": {"node.kubernetes.io/instance-type": "x"}}, "BadRequest: Invalid node label key"),
         ("ws1", {"nodeLabels": ["a"]}, "It must be an object"),
         ("ws1", {"nodeTaints": ["sku=gpu"]}, "It must be key=value:effect"),
+        ("ws1", {"nodeInitializationTaints": ["a=b:NoSchedule"]}, "NodeInitializationTaintsFeatureNotSupported: "),
         ("ws1", {"spotMaxPrice": 1.0}, "only be set where scaleSetPriority is Spot"),
         ("ws1", {"scaleSetPriority": "Spot", "spotMaxPrice": 0.123456}, "at most five decimal places"),
         ("ws1", {"scaleSetPriority": "Spot", "mode": "System"}, "A system pool cannot be a spot pool"),
