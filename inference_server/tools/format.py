@@ -12,6 +12,10 @@ Shape = Literal["json", "named", "xml", "pairs", "python", "channels"]
 in it ``<parameter=…>`` (Qwen 3.5, Nemotron); pairs: the name, then ``<arg_key>…</arg_key>`` and ``<arg_value>`` (GLM);
 python: ``[name(key="value")]`` (LFM2, Llama 4); channels: a message to the function (gpt-oss, see ``channels``)."""
 
+ByHand = Literal["nothing", "calls", "system", "everything"]
+"""What the template does not write, so that it goes into the messages (see ``by_hand``): earlier calls; or tools too,
+which it looks for in the system's message; or tools, calls and results, for which it has no place."""
+
 NAME, KEY, VALUE, USER, TEXT = "probe_name", "probe_key", "probe_value", "probe_user", "probe_text"
 TOOL = {
     "type": "function",
@@ -29,7 +33,6 @@ XML_CALL = f"<function={NAME}>\n<parameter={KEY}>\n{VALUE}\n</parameter>\n</func
 PAIRS_CALL = re.compile(rf"{NAME}(\s*)<arg_key>{KEY}</arg_key>(\s*)<arg_value>{VALUE}</arg_value>(\s*)(?=\S)")
 PAIR_MARKS = ("<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>")
 PYTHON_CALL = re.compile(rf"\[{NAME}\({KEY}=(['\"]){VALUE}\1\)\]")
-LFM2_MARKS = ("<|tool_call_start|>", "<|tool_call_end|>")
 CHANNEL_MARKS = ("<|start|>", "<|channel|>", "<|constrain|>", "<|message|>", "<|end|>", "<|call|>", "<|return|>")
 THOUGHT = re.compile(r"\s*<think>(?:.*?</think>)?\s*", re.DOTALL)
 
@@ -59,9 +62,7 @@ class ToolFormat:
     """Between a name and its arguments, for the shape ``named``."""
     between: str | None = None
     """Between two calls that are not a list; None if the template knows one call only."""
-    by_hand: Literal["nothing", "calls", "everything"] = "nothing"
-    """What the template does not write, so that it goes into the messages' own text: earlier calls, or tools, calls and
-    results (see ``by_hand``)."""
+    by_hand: ByHand = "nothing"
     arguments_as_text: bool = False
     """The template wants the arguments of earlier calls as JSON's text."""
     tokens: Mapping[str, int] = field(default_factory=dict)
@@ -80,21 +81,27 @@ class NoTools:
     reason: str
 
 
+UNWRITTEN = (
+    ToolFormat("python", "<|tool_call_start|>", "<|tool_call_end|>", listed=True, by_hand="calls"),
+    ToolFormat("json", "<|tool_call|>", "<|/tool_call|>", listed=True, by_hand="calls"),
+    ToolFormat("json", "<|tool_call|>", "", listed=True, by_hand="calls"),
+    ToolFormat("json", "<tool_call>\n", "\n</tool_call>", between="\n", by_hand="calls"),
+)
+
+
 def learn(render: Render, *, added: Mapping[str, int]) -> ToolFormat | NoTools:
     """The format. ``added``: the tokens that were added to the vocabulary, by their text."""
     shown = render([_user()], tools=[TOOL], reply=True)
     if shown is None or NAME not in shown:
-        if _gemma3(render):
-            return ToolFormat("python", "", "", listed=True, by_hand="everything")
-        return NoTools("the chat template of this model has no place for tools: leave them out")
+        nowhere = NoTools("the chat template of this model has no place for tools: leave them out")
+        return _phi4_mini(render, added=added) or _gemma3(render) or nowhere
     bodies = [_body(render, calls=1, as_text=as_text) for as_text in (False, True)]
     for as_text, body in enumerate(bodies):
         if body is not None and (found := _found(body, added=added)):
             two = _body(render, calls=2, as_text=bool(as_text))
             return _completed(found, two=two, as_text=bool(as_text), added=added)
-    if bodies == [None, None] and set(LFM2_MARKS) <= added.keys():  # its first template writes no calls
-        marks = {mark: added[mark] for mark in LFM2_MARKS}
-        return ToolFormat("python", *LFM2_MARKS, listed=True, by_hand="calls", tokens=marks)
+    if bodies == [None, None] and (unwritten := _unwritten(added)):
+        return unwritten
     return NoTools("this model writes its tool calls in a way that this server does not know: leave tools out")
 
 
@@ -125,11 +132,30 @@ def _after(text: str | None, mark: str) -> str | None:
     return None if text is None or mark not in text else text[text.rindex(mark) + len(mark) :]
 
 
-def _gemma3(render: Render) -> bool:
-    """Whether this is the template of Gemma 3, which was trained to call functions that a prompt tells of in words
-    (ai.google.dev/gemma/docs/capabilities/function-calling). Those of Gemma 1 and 2 refuse a system's message."""
+def _gemma3(render: Render) -> ToolFormat | None:
+    """Gemma 3, which was trained to call functions that a prompt tells of in words
+    (ai.google.dev/gemma/docs/capabilities/function-calling). Templates of Gemma 1 and 2 refuse a system's message."""
     shown = render([{"role": "system", "content": TEXT}, _user()], tools=[], reply=True) or ""
-    return shown.endswith("<start_of_turn>model\n") and TEXT in shown
+    known = shown.endswith("<start_of_turn>model\n") and TEXT in shown
+    return ToolFormat("python", "", "", listed=True, by_hand="everything") if known else None
+
+
+def _phi4_mini(render: Render, *, added: Mapping[str, int]) -> ToolFormat | None:
+    """Phi 4 mini, whose template looks for tools in the system's message."""
+    system = {"role": "system", "content": TEXT, "tools": json.dumps([TOOL["function"]])}
+    shown = render([system, _user()], tools=[], reply=True) or ""
+    found = _unwritten(added) if NAME in shown else None
+    return replace(found, by_hand="system") if found else None
+
+
+def _unwritten(added: Mapping[str, int]) -> ToolFormat | None:
+    """Of a template that shows tools and leaves earlier calls out (Granite 3, SmolLM 3, LFM2 at first): known by the
+    tokens that the model has for calls."""
+    for form in UNWRITTEN:
+        marks = [mark.strip() for mark in (form.begin, form.end) if mark]
+        if all(mark in added for mark in marks):
+            return replace(form, tokens={mark: added[mark] for mark in marks})
+    return None
 
 
 def _found(body: str, *, added: Mapping[str, int]) -> ToolFormat | None:

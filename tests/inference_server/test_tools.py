@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import jinja2
@@ -71,7 +72,9 @@ ADDED = {
 }
 
 
-def learned(template: str, tokenizer: Any) -> ToolFormat | NoTools:
+def learned(
+    template: str, tokenizer: Any, *, added: Mapping[str, int] = MappingProxyType(ADDED)
+) -> ToolFormat | NoTools:
     tokenizer.chat_template = template
 
     def render(messages: Sequence[Mapping[str, Any]], *, tools: Sequence[Mapping[str, Any]], reply: bool) -> str | None:
@@ -83,7 +86,7 @@ def learned(template: str, tokenizer: Any) -> ToolFormat | NoTools:
             return None
         return text
 
-    return learn(render, added=ADDED)
+    return learn(render, added=added)
 
 
 @pytest.fixture(scope="module")
@@ -365,6 +368,34 @@ def test_calls_and_text_are_told_apart_in_whatever_pieces_they_come(answer: str)
     for size in (1, 2, 3, 7, len(text)):
         pieces = [text[at : at + size] for at in range(0, len(text), size)]
         assert read(written, pieces) == (shown, calls), size
+
+
+ROLES = """\
+{%- for m in messages %}<|{{ m.role }}|>{{ m.content }}{{ m.tools }}<|end|>{% endfor -%}
+{% if add_generation_prompt %}<|assistant|>{% endif %}"""
+TOLD = "{{ tools | tojson }}" + ROLES
+
+
+@pytest.mark.parametrize(
+    ("template", "tokens", "found"),
+    [
+        (TOLD, ["<|tool_call|>"], ToolFormat("json", "<|tool_call|>", "", listed=True, by_hand="calls")),
+        (TOLD, list(QWEN), replace(HERMES, by_hand="calls")),
+        (TOLD, list(LFM2.tokens), replace(LFM2, by_hand="calls")),
+        (
+            ROLES,
+            ["<|tool_call|>", "<|/tool_call|>"],
+            ToolFormat("json", "<|tool_call|>", "<|/tool_call|>", listed=True, by_hand="system"),
+        ),
+    ],
+    ids=["as Granite 3", "as SmolLM 3", "as LFM2", "as Phi 4 mini, which looks for tools in the system's message"],
+)
+def test_of_a_template_that_leaves_calls_out_the_models_tokens_tell_the_format(
+    template: str, tokens: list[str], found: ToolFormat, tokenizer: Any
+) -> None:
+    numbered = {token: number for number, token in enumerate(tokens)}
+    assert learned(template, tokenizer, added=numbered) == replace(found, tokens=numbered)
+    assert isinstance(learned(template, tokenizer, added={}), NoTools)
 
 
 MARKLESS = [LLAMA, GEMMA3]

@@ -8,7 +8,7 @@ import pytest
 import trl
 from transformers import AutoTokenizer
 
-from inference_server.tools.by_hand import HOW, put
+from inference_server.tools.by_hand import HELPFUL, HOW, put
 from inference_server.tools.format import ToolFormat
 
 TEMPLATES = Path(trl.__file__).parent / "chat_templates"
@@ -72,3 +72,40 @@ def test_lfm2_is_shown_earlier_calls_in_its_own_marks(said: str, smollm2: Path) 
     text = rendered(smollm2, "lfm2", put(conversation, TOOLS, written=LFM2))
     assert f"<|im_start|>assistant\n{said}<|tool_call_start|>{CALLS}<|tool_call_end|><|im_end|>\n" in text
     assert "<|im_start|>tool\n<|tool_response_start|>dry<|tool_response_end|><|im_end|>" in text
+
+
+HERE = {
+    "as Granite 3": (
+        ToolFormat("json", "<|tool_call|>", "", listed=True, by_hand="calls"),
+        '<|tool_call|>[{"name": "weather", "arguments": {"city": "Oslo"}}, {"name": "weather", "arguments": {}}]',
+    ),
+    "as SmolLM 3": (
+        ToolFormat("json", "<tool_call>\n", "\n</tool_call>", between="\n", by_hand="calls"),
+        '<tool_call>\n{"name": "weather", "arguments": {"city": "Oslo"}}\n</tool_call>\n'
+        '<tool_call>\n{"name": "weather", "arguments": {}}\n</tool_call>',
+    ),
+}
+
+
+@pytest.mark.parametrize("family", HERE)
+def test_calls_are_written_as_the_model_writes_them(family: str) -> None:
+    written, text = HERE[family]
+    turns = [CONVERSATION[1], {"role": "assistant", "content": "", "tool_calls": [called(city="Oslo"), called()]}]
+    assert put(turns, TOOLS, written=written) == [CONVERSATION[1], {"role": "assistant", "content": text}]
+
+
+@pytest.mark.parametrize(("system", "said"), [(CONVERSATION[:1], "Be brief."), ([], HELPFUL)])
+def test_phi_4_mini_finds_tools_in_the_systems_message_and_results_under_its_own_name(
+    system: list[dict[str, Any]], said: str
+) -> None:
+    written = ToolFormat("json", "<|tool_call|>", "<|/tool_call|>", listed=True, by_hand="system")
+    turn = {"role": "assistant", "content": "", "tool_calls": [called(city="Oslo")]}
+    assert put([*system, CONVERSATION[1], turn, CONVERSATION[3]], TOOLS, written=written) == [
+        {"role": "system", "content": said, "tools": json.dumps([FUNCTION])},
+        CONVERSATION[1],
+        {
+            "role": "assistant",
+            "content": '<|tool_call|>[{"name": "weather", "arguments": {"city": "Oslo"}}]<|/tool_call|>',
+        },
+        {**CONVERSATION[3], "role": "tool_response"},
+    ]
