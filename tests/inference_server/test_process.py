@@ -9,6 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from inference_server.__main__ import _listen
 from tests.support.cluster import eventually
 from tests.support.serving import ROOT, ServerProcess, free_port, serving
 
@@ -25,6 +26,13 @@ ENDLESS = {"prompt": "Once upon a time", "max_tokens": 4000, "ignore_eos": True,
 def blocks_held(server: ServerProcess) -> float:
     lines = httpx.get(f"{server.url}/metrics").text.splitlines()
     return float(next(line.split()[1] for line in lines if line.startswith("kaito_inference_cache_blocks_used ")))
+
+
+def test_what_the_server_writes_leaves_at_once() -> None:
+    with _listen("127.0.0.1", 0) as listener, socket.create_connection(listener.getsockname()):
+        accepted, _ = listener.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 def test_the_port_is_open_before_the_model_is_loaded_and_readiness_follows(tiny_model: Path, tmp_path: Path) -> None:

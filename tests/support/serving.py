@@ -81,6 +81,7 @@ def serving(model: Path, *flags: str, log: Path) -> Iterator[ServerProcess]:
 def listening(app: ASGIApp) -> Iterator[str]:
     """An application behind a real socket, in a thread of this process; its address."""
     listener = socket.create_server(("127.0.0.1", 0), backlog=2048)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=1))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
