@@ -128,8 +128,8 @@ def _listen(host: str, port: int) -> socket.socket:
         listener = socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
         raise CannotListen(f"cannot listen on {host} port {port}: {error.strerror}") from error
-    # Connections inherit it. asyncio sets it for sockets that name their protocol alone, which these do not, and without
-    # it the second write of a reply, and each event of a stream, waits up to 40 ms for the client to acknowledge the last.
+    # Connections inherit it; asyncio sets it for sockets alone that name their protocol. Without it the second write of
+    # a reply, and each event of a stream, waits up to 40 ms for the client to acknowledge the last.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listener
 
