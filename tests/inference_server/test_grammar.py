@@ -3,7 +3,7 @@ high temperature, where it would babble."""
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from inference_server.app import create_app
-from inference_server.engines.engine import Loading
+from inference_server.engines.engine import Engine, Loading
 from inference_server.settings import Settings
 from tests.inference_server.test_engine_contract import MADE
 from tests.inference_server.test_tools import TEMPLATES
@@ -26,18 +26,23 @@ SCHEMA: dict[str, Any] = {
 }
 
 
-@pytest.fixture(params=MADE)
-async def client(request: pytest.FixtureRequest, smollm2: Path) -> AsyncIterator[httpx.AsyncClient]:
+@pytest.fixture(scope="module", params=MADE)
+def engine(request: pytest.FixtureRequest, smollm2: Path) -> Iterator[Engine]:
     template = str(TEMPLATES / "qwen2_5.jinja")  # SmolLM2 has learned no tools; its words are those of Qwen's template
     engine = MADE[request.param](
         Settings(pretrained_model_name_or_path=str(smollm2), device_map="cpu", chat_template=template)
     )
     engine.start()
     eventually(lambda: not isinstance(engine.state, Loading), within=60, what="the model is loaded")
+    yield engine
+    engine.stop()
+
+
+@pytest.fixture
+async def client(engine: Engine) -> AsyncIterator[httpx.AsyncClient]:
     transport = httpx.ASGITransport(create_app(engine, Settings()), raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://server", timeout=120) as client:
         yield client
-    engine.stop()
 
 
 async def asked(client: httpx.AsyncClient, schema: Any, **more: Any) -> httpx.Response:
