@@ -3,7 +3,8 @@ high temperature, where it would babble."""
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 
 from inference_server.app import create_app
 from inference_server.engines.engine import Engine, Loading
+from inference_server.engines.native_engine import NativeEngine
 from inference_server.settings import Settings
 from tests.inference_server.test_engine_contract import MADE
 from tests.inference_server.test_tools import TEMPLATES
@@ -26,22 +28,33 @@ SCHEMA: dict[str, Any] = {
 }
 
 
-@pytest.fixture(scope="module", params=MADE)
-def engine(request: pytest.FixtureRequest, smollm2: Path) -> Iterator[Engine]:
-    template = str(TEMPLATES / "qwen2_5.jinja")  # SmolLM2 has learned no tools; its words are those of Qwen's template
-    engine = MADE[request.param](
-        Settings(pretrained_model_name_or_path=str(smollm2), device_map="cpu", chat_template=template)
-    )
+@contextmanager
+def loaded(made: Callable[[Settings], Engine], model: Path, *, template: str) -> Iterator[Engine]:
+    path = str(TEMPLATES / f"{template}.jinja")
+    engine = made(Settings(pretrained_model_name_or_path=str(model), device_map="cpu", chat_template=path))
     engine.start()
     eventually(lambda: not isinstance(engine.state, Loading), within=60, what="the model is loaded")
     yield engine
     engine.stop()
 
 
-@pytest.fixture
-async def client(engine: Engine) -> AsyncIterator[httpx.AsyncClient]:
+@asynccontextmanager
+async def client_to(engine: Engine) -> AsyncIterator[httpx.AsyncClient]:
     transport = httpx.ASGITransport(create_app(engine, Settings()), raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://server", timeout=120) as client:
+        yield client
+
+
+@pytest.fixture(scope="module", params=MADE)
+def engine(request: pytest.FixtureRequest, smollm2: Path) -> Iterator[Engine]:
+    """SmolLM2 has learned no tools; its words are those of Qwen's template."""
+    with loaded(MADE[request.param], smollm2, template="qwen2_5") as engine:
+        yield engine
+
+
+@pytest.fixture
+async def client(engine: Engine) -> AsyncIterator[httpx.AsyncClient]:
+    async with client_to(engine) as client:
         yield client
 
 
@@ -86,20 +99,36 @@ WEATHER = {
 CLOCK = {"type": "function", "function": {"name": "clock", "parameters": {"type": "object", "properties": {}}}}
 
 
-async def test_the_model_calls_a_tool_where_it_must(client: httpx.AsyncClient) -> None:
-    async def called(choice: Any, **more: Any) -> list[tuple[str, Any]]:
-        turn = {"messages": [{"role": "user", "content": "Weather?"}], "max_tokens": 120, "temperature": 1.5, "seed": 1}
-        body = {**turn, "tools": [WEATHER, CLOCK], "tool_choice": choice, "parallel_tool_calls": False, **more}
-        reply = (await client.post("/v1/chat/completions", json=body)).json()
-        answer = reply["choices"][0]
-        assert (answer["finish_reason"], answer["message"]["content"]) == ("tool_calls", None), reply
-        functions = [call["function"] for call in answer["message"]["tool_calls"]]
-        return [(function["name"], json.loads(function["arguments"])) for function in functions]
+NAMED = {"type": "function", "function": {"name": "weather"}}
 
-    named = {"type": "function", "function": {"name": "weather"}}
-    forced, free = await asyncio.gather(called(named), called("required"))
+
+async def called(client: httpx.AsyncClient, choice: Any, **more: Any) -> list[tuple[str, Any]]:
+    turn = {"messages": [{"role": "user", "content": "Weather?"}], "max_tokens": 120, "temperature": 1.5, "seed": 1}
+    body = {**turn, "tools": [WEATHER, CLOCK], "tool_choice": choice, "parallel_tool_calls": False, **more}
+    reply = (await client.post("/v1/chat/completions", json=body)).json()
+    answer = reply["choices"][0]
+    assert (answer["finish_reason"], answer["message"]["content"]) == ("tool_calls", None), reply
+    functions = [call["function"] for call in answer["message"]["tool_calls"]]
+    return [(function["name"], json.loads(function["arguments"])) for function in functions]
+
+
+async def test_the_model_calls_a_tool_where_it_must(client: httpx.AsyncClient) -> None:
+    forced, free = await asyncio.gather(called(client, NAMED), called(client, "required"))
     [(name, arguments)] = forced
     assert (name, set(arguments)) == ("weather", {"city", "days"})
+    assert (arguments["city"], arguments["days"]) in {(c, d) for c in ("Paris", "Rome") for d in (1, 2)}
+    assert [name for name, _ in free] in (["weather"], ["clock"])
+
+
+@pytest.mark.parametrize("family", ["gemma3", "glm4moe", "qwen3_6"])
+async def test_a_call_that_must_be_comes_back_as_one_in_the_shapes_of_other_families(
+    family: str, smollm2: Path
+) -> None:
+    with loaded(NativeEngine, smollm2, template=family) as engine:
+        async with client_to(engine) as client:
+            forced, free = await asyncio.gather(called(client, NAMED), called(client, "required"))
+    [(name, arguments)] = forced
+    assert name == "weather"
     assert (arguments["city"], arguments["days"]) in {(c, d) for c in ("Paris", "Rome") for d in (1, 2)}
     assert [name for name, _ in free] in (["weather"], ["clock"])
 
