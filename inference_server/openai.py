@@ -7,7 +7,7 @@ from typing import Any
 
 from inference_server import openai_tools
 from inference_server.chat import COLDEST
-from inference_server.engines.engine import Generation, NoChat, ServedModel
+from inference_server.engines.engine import NOTHING, Generation, NoChat, NoSuchVariable, ServedModel
 from inference_server.errors import BadRequest, NotFound
 from inference_server.openai_schemas import (
     ChatCompletionRequest,
@@ -61,7 +61,10 @@ def chat(request: ChatCompletionRequest, *, model: ServedModel) -> Asked:
     if request.top_logprobs and not request.logprobs:
         raise BadRequest("top_logprobs needs logprobs: true", param="top_logprobs")
     use = openai_tools.use(request, model=model)
-    prompt = conversation(request.messages, model=model, tools=use.shown if use else ())
+    variables = {**(request.chat_template_kwargs or {})}
+    if request.reasoning_effort:
+        variables["reasoning_effort"] = request.reasoning_effort
+    prompt = conversation(request.messages, model=model, tools=use.shown if use else (), variables=variables)
     most = request.max_completion_tokens or request.max_tokens or model.context_length
     logprobs = (request.top_logprobs or 0) if request.logprobs else None
     return _asked(request, [prompt], most=most, logprobs=logprobs, model=model, tools=use)
@@ -81,12 +84,19 @@ def completion(request: CompletionRequest, *, model: ServedModel) -> Asked:
 
 
 def conversation(
-    messages: list[ChatMessage], *, model: ServedModel, tools: Sequence[Mapping[str, Any]] = ()
+    messages: list[ChatMessage],
+    *,
+    model: ServedModel,
+    tools: Sequence[Mapping[str, Any]] = (),
+    variables: Mapping[str, Any] = NOTHING,
 ) -> list[int]:
     """The ids of messages up to where the reply begins. Raises BadRequest."""
     turns, tools = openai_tools.turns(messages, tools, model=model)
     try:
-        return model.tokenizer.encode_chat(turns, tools=tools)
+        return model.tokenizer.encode_chat(turns, tools=tools, variables=variables)
+    except NoSuchVariable as error:
+        own = "reasoning_effort" in variables and "'reasoning_effort'" in str(error)
+        raise BadRequest(str(error), param="reasoning_effort" if own else "chat_template_kwargs") from error
     except NoChat as error:
         raise BadRequest(str(error), param="messages") from error
 

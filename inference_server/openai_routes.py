@@ -148,7 +148,9 @@ def routes(server: Server) -> APIRouter:
         if (asked.prompt is None) == (asked.messages is None):
             raise BadRequest("send either prompt or messages", param="prompt")
         if asked.messages is not None:
-            ids = await run_in_threadpool(openai.conversation, asked.messages, model=model)
+            ids = await run_in_threadpool(
+                openai.conversation, asked.messages, model=model, variables=asked.chat_template_kwargs or {}
+            )
         else:
             ids = await run_in_threadpool(model.tokenizer.encode, asked.prompt or "")
         return JSONResponse({"tokens": ids, "count": len(ids), "max_model_len": model.context_length})

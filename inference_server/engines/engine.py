@@ -8,10 +8,12 @@ five members of ``Engine`` in a module of its own (imported only when chosen, se
 
 from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Literal, Protocol
 
 from inference_server.tools.format import NoTools, ToolFormat
 
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 Finish = Literal["stop", "length"]
 """Why a sequence ended: of itself, or because it had as many tokens as asked for."""
 
@@ -36,6 +38,10 @@ class NoChat(EngineError):
     """The messages cannot be put to this model; the message says why."""
 
 
+class NoSuchVariable(NoChat):
+    """The model's chat template has no variable of this name."""
+
+
 class Tokenizer(Protocol):
     """Text to token ids and back. Its methods compute; call them off the event loop."""
 
@@ -54,10 +60,15 @@ class Tokenizer(Protocol):
         ...
 
     def encode_chat(
-        self, messages: Sequence[Mapping[str, Any]], *, tools: Sequence[Mapping[str, Any]] = ()
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]] = (),
+        variables: Mapping[str, Any] = NOTHING,
     ) -> list[int]:
         """The ids of a conversation up to where the assistant's reply begins; messages (role, content, tool_calls with
-        their arguments as a mapping) and tools are as chat templates want them. Raises NoChat."""
+        their arguments as a mapping) and tools are as chat templates want them, ``variables`` are the template's own.
+        Raises NoChat."""
         ...
 
     def decode(self, tokens: Sequence[int], *, clean_up_spaces: bool = False, keep: Collection[int] = ()) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 import jinja2
 import jinja2.ext
+import jinja2.meta
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
 
@@ -24,6 +25,7 @@ PLAIN = (
 )
 """Classes whose every rule is in tokenizer.json."""
 SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+GIVEN = ("messages", "tools", "documents", "add_generation_prompt")
 RULES_OUTSIDE = ("add_bos_token", "add_eos_token", "add_prefix_space")
 """Settings beside the file that change what it does."""
 
@@ -73,12 +75,18 @@ class FastTokenizer:
         tools: Sequence[Mapping[str, Any]] | None = None,
         add_generation_prompt: bool = False,
         tokenize: bool = False,
+        **variables: Any,
     ) -> str:
         """The conversation as text. Raises jinja2.TemplateError."""
         if tokenize or self.chat_template is None:
             raise ValueError("this tokenizer only renders, and only with a template")
         return compiled(self.chat_template).render(
-            messages=messages, tools=tools, documents=None, add_generation_prompt=add_generation_prompt, **self._named
+            messages=messages,
+            tools=tools,
+            documents=None,
+            add_generation_prompt=add_generation_prompt,
+            **self._named,
+            **variables,
         )
 
 
@@ -106,7 +114,19 @@ def _template(directory: Path, settings: Mapping[str, Any]) -> str | None:
 
 
 def compiled(template: str) -> jinja2.Template:
-    """In a sandbox, with the names that templates of the Hub count on (transformers' utils/chat_template_utils.py)."""
+    """In a sandbox."""
+    return _environment().from_string(template)
+
+
+def variables(template: str) -> frozenset[str]:
+    """The names that a template looks for, but for those that it is always given."""
+    environment = _environment()
+    found = jinja2.meta.find_undeclared_variables(environment.parse(template))
+    return frozenset(found - environment.globals.keys() - {*GIVEN, *SPECIAL})
+
+
+def _environment() -> ImmutableSandboxedEnvironment:
+    """With the names that templates of the Hub count on (transformers' utils/chat_template_utils.py)."""
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, jinja2.ext.loopcontrols]
     )
@@ -114,7 +134,7 @@ def compiled(template: str) -> jinja2.Template:
     environment.globals["raise_exception"] = _raise
     environment.globals["namespace"] = _Namespace
     environment.globals["strftime_now"] = lambda form: datetime.now().astimezone().strftime(form)
-    return environment.from_string(template)
+    return environment
 
 
 class _Generation(jinja2.ext.Extension):

@@ -1,5 +1,6 @@
 """The tokenizer of a model's directory: text, conversations and tools to token ids and back."""
 
+import inspect
 from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -7,7 +8,15 @@ from typing import Any
 
 import jinja2
 
-from inference_server.engines.engine import Generation, InvalidParameters, NoChat, Tokenizer
+from inference_server.engines import fast_tokenizer
+from inference_server.engines.engine import (
+    NOTHING,
+    Generation,
+    InvalidParameters,
+    NoChat,
+    NoSuchVariable,
+    Tokenizer,
+)
 from inference_server.engines.grammar import Grammar, Vocabulary
 from inference_server.tools.format import NoTools, ToolFormat, learn
 
@@ -44,11 +53,19 @@ class HuggingFaceTokenizer:
         except FAULTS:
             return None
 
-    def _render(self, messages: Sequence[Any], *, tools: Sequence[Any], reply: bool) -> str:
+    def _render(
+        self, messages: Sequence[Any], *, tools: Sequence[Any], reply: bool, variables: Mapping[str, Any] = NOTHING
+    ) -> str:
         rendered: str = self._tokenizer.apply_chat_template(
-            list(messages), tools=list(tools) or None, add_generation_prompt=reply, tokenize=False
+            list(messages), tools=list(tools) or None, add_generation_prompt=reply, tokenize=False, **variables
         )
         return rendered
+
+    @cached_property
+    def _variables(self) -> frozenset[str]:
+        """Names that the template looks for, and none that the tokenizer takes for a setting of its own."""
+        known = fast_tokenizer.variables(str(self._tokenizer.chat_template))
+        return known - inspect.signature(self._tokenizer.apply_chat_template).parameters.keys()
 
     @property
     def vocabulary_size(self) -> int:
@@ -61,18 +78,30 @@ class HuggingFaceTokenizer:
         return ids
 
     def encode_chat(
-        self, messages: Sequence[Mapping[str, Any]], *, tools: Sequence[Mapping[str, Any]] = ()
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]] = (),
+        variables: Mapping[str, Any] = NOTHING,
     ) -> list[int]:
         """See Tokenizer."""
         if not self._tokenizer.chat_template:
             raise NoChat("this model has no chat template: send a prompt, or start the server with --chat_template")
         try:
-            rendered = self._render(messages, tools=tools, reply=True)
+            if unknown := [name for name in variables if name not in self._variables]:
+                raise NoSuchVariable(f"the model's chat template knows no {unknown[0]!r}: leave it out")
+            rendered = self._render(self._turns(messages), tools=tools, reply=True, variables=variables)
         except FAULTS as error:
             raise NoChat(f"the model's chat template refuses these messages: {error}") from error
         # The template writes the special tokens itself, so none may be added.
         ids: list[int] = self._tokenizer(rendered, add_special_tokens=False)["input_ids"]
         return ids
+
+    def _turns(self, messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+        """With the developer, as OpenAI calls it now, as the system, unless the template knows better."""
+        if "developer" in str(self._tokenizer.chat_template):
+            return list(messages)
+        return [{**turn, "role": "system"} if turn["role"] == "developer" else turn for turn in messages]
 
     def decode(self, tokens: Sequence[int], *, clean_up_spaces: bool = False, keep: Collection[int] = ()) -> str:
         """See Tokenizer."""

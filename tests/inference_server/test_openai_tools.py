@@ -184,6 +184,16 @@ async def test_a_model_whose_template_knows_no_tools_is_told_of_them_in_words_an
     )
 
 
+async def test_what_the_template_asks_for_reaches_it() -> None:
+    engine = engine_of("So be it")
+    await asked(engine, chat_template_kwargs={"mood": "calm"})
+    assert "mood calm" in engine.tokenizer.decode(engine.asked[0].prompt)
+    async with client_of(engine) as client:
+        body = {"messages": TURN, "chat_template_kwargs": {"mood": "calm"}}
+        ids = (await client.post("/tokenize", json=body)).json()["tokens"]
+    assert engine.tokenizer.decode(ids).startswith("mood calm")
+
+
 FUNCTION = {"name": "weather", "arguments": "{}"}
 REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
     "two of a name": ({"tools": [WEATHER, WEATHER]}, "tools", "same name"),
@@ -197,6 +207,13 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
         "not in tools",
     ),
     "a choice nobody knows": ({"tool_choice": "maybe"}, "tool_choice", "required"),
+    "a variable that the template does not know": (
+        {"chat_template_kwargs": {"mood": 1, "enable_thinking": False}},
+        "chat_template_kwargs",
+        "'enable_thinking'",
+    ),
+    "an effort that the template does not know": ({"reasoning_effort": "low"}, "reasoning_effort", "know no"),
+    "an effort that nobody knows": ({"reasoning_effort": "heroic"}, "reasoning_effort", "'medium'"),
     "a format too": ({"response_format": {"type": "json_object"}}, "response_format", "none"),
     "a message without content": ({"messages": [{"role": "user"}]}, "messages", "needs content"),
     "a result of nothing": ({"messages": [*TURN, {"role": "tool", "content": "1"}]}, "messages", "tool_call_id"),

@@ -1,11 +1,15 @@
 """Text to tokens and back for a real model: every character survives."""
 
 import unicodedata
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from transformers import AutoTokenizer
 
+from inference_server.engines.engine import NoSuchVariable
+from inference_server.engines.fast_tokenizer import FastTokenizer
 from inference_server.engines.tokenizer import HuggingFaceTokenizer
 
 pytestmark = pytest.mark.server
@@ -41,3 +45,30 @@ def test_a_conversation_is_written_as_the_model_learned_it(tokenizer: HuggingFac
         im_start, *tokenizer.encode("user\nHi"), im_end, *newline,
         im_start, *tokenizer.encode("assistant\n"),
     ]  # fmt: skip
+
+
+ASKS = """\
+{{ messages[0].role }}{% if enable_thinking is defined %} {{ enable_thinking }}{% endif -%}
+{% if false %}{{ bos_token }}{{ tokenize }}{{ raise_exception("never") }}{% endif %}"""
+
+
+@pytest.mark.parametrize("read", [AutoTokenizer.from_pretrained, FastTokenizer])
+def test_a_template_is_given_its_own_variables_and_no_others(read: Callable[[Path], Any], smollm2: Path) -> None:
+    made = read(smollm2)
+    made.chat_template = ASKS
+    tokenizer = HuggingFaceTokenizer(made, vocabulary_size=49152)
+    turns = [{"role": "user", "content": "Hi"}]
+    assert tokenizer.decode(tokenizer.encode_chat(turns)) == "user"
+    assert tokenizer.decode(tokenizer.encode_chat(turns, variables={"enable_thinking": False})) == "user False"
+    for name in ("thinking", "messages", "tokenize", "bos_token", "raise_exception", "chat_template"):
+        with pytest.raises(NoSuchVariable, match=f"knows no '{name}'"):
+            tokenizer.encode_chat(turns, variables={"enable_thinking": True, name: True})
+
+
+def test_the_developer_is_the_system_to_a_template_that_knows_no_developer(smollm2: Path) -> None:
+    made = FastTokenizer(smollm2)
+    turns = [{"role": "developer", "content": "Hi"}]
+    for template, role in ((ASKS, "system"), (f"{ASKS}{{# developer #}}", "developer")):
+        made.chat_template = template
+        tokenizer = HuggingFaceTokenizer(made, vocabulary_size=49152)
+        assert tokenizer.decode(tokenizer.encode_chat(turns)) == role

@@ -5,11 +5,13 @@ from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from typing import Any
 
 from inference_server.engines.engine import (
+    NOTHING,
     EngineError,
     Generation,
     Load,
     Loading,
     NoChat,
+    NoSuchVariable,
     Ready,
     ServedModel,
     State,
@@ -42,12 +44,19 @@ class WordTokenizer:
         return [self._id(word) for word in text.split()]
 
     def encode_chat(
-        self, messages: Sequence[Mapping[str, Any]], *, tools: Sequence[Mapping[str, Any]] = ()
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]] = (),
+        variables: Mapping[str, Any] = NOTHING,
     ) -> list[int]:
+        if unknown := set(variables) - {"mood"}:
+            raise NoSuchVariable(f"words know no {min(unknown)!r}")
         if messages[-1]["role"] not in {"user", "tool"}:
             raise NoChat("the last message must be the user's")
         turns = [f"{message['role']}: {message['content']}" for message in messages]
         named = [f"tool {tool['function']['name']}" for tool in tools]
+        named += [f"mood {variables['mood']}"] if variables else []
         called = [f"called {call['function']}" for message in messages for call in message.get("tool_calls", ())]
         return self.encode(" ".join([*named, *turns, *called, "assistant:"]))
 
