@@ -71,6 +71,14 @@ def test_what_templates_of_the_hub_use_is_there() -> None:
     assert compiled(template).render(messages=messages, tools=None) == '{"content": "<é>"}{"content": "<é>"}2 4 True'
 
 
+def test_a_template_is_compiled_once_and_keeps_nothing_of_a_conversation() -> None:
+    template = (
+        "{% set n = namespace(last='') %}{% for m in messages %}{% set n.last = n.last ~ m %}{% endfor %}{{ n.last }}"
+    )
+    assert compiled(template) is compiled(template)
+    assert [compiled(template).render(messages=messages) for messages in ("ab", "c", "")] == ["ab", "c", ""]
+
+
 @pytest.mark.security
 @pytest.mark.parametrize(
     "attack",
