@@ -170,9 +170,11 @@ class ContinuousBatch:
         if processor is None:
             return Load()
         waiting = len(processor.scheduler.waiting_requests) + self._manager.input_queue.qsize()
-        blocks = processor.cache.num_blocks
-        used = round((1 - processor.cache.compute_free_capacity()) * blocks)
-        return Load(len(processor.scheduler.active_requests), waiting, blocks, used)
+        cache = processor.cache
+        kept = sum(len(each.ledger.cached_blocks) * each.bytes_per_block for each in cache.cache_allocators.values())
+        kept /= cache.num_sectors * cache.bytes_per_sector  # for somebody to share; free as soon as it is wanted
+        used = round(max(0.0, 1 - cache.compute_free_capacity() - kept) * cache.num_blocks)
+        return Load(len(processor.scheduler.active_requests), waiting, cache.num_blocks, used)
 
     def add(self, rows: Sequence[Row]) -> None:
         """Takes rows in, and starts the thread if it is not running. May wait for one that ends. Raises Stopped."""

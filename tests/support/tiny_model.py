@@ -20,8 +20,8 @@ CHAT_TEMPLATE = """\
 CONTEXT = 64
 
 
-def write_tiny_model(directory: Path, *, hidden: int = 32) -> Path:
-    """Writes it; random, but the same each time."""
+def write_tiny_model(directory: Path, *, hidden: int = 32, context: int = CONTEXT, tied: bool = True) -> Path:
+    """Writes it; random, but the same each time. Tied, it likes to repeat its last word; untied, it wanders."""
     torch.manual_seed(7)
     vocabulary = {word: number for number, word in enumerate([*SPECIAL, *WORDS])}
     words = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
@@ -45,14 +45,14 @@ def write_tiny_model(directory: Path, *, hidden: int = 32) -> Path:
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
-        max_position_embeddings=CONTEXT,
+        max_position_embeddings=context,
         bos_token_id=1,
         eos_token_id=2,
         pad_token_id=2,
-        tie_word_embeddings=True,
+        tie_word_embeddings=tied,
     )
     model = LlamaForCausalLM(config)
     with torch.no_grad():  # so that a special token is practically never the likeliest
-        model.model.embed_tokens.weight[: len(SPECIAL)] = 0
+        model.get_output_embeddings().weight[: len(SPECIAL)] = 0
     model.save_pretrained(directory)
     return directory
