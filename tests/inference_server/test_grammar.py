@@ -18,6 +18,8 @@ from inference_server.settings import Settings
 from tests.inference_server.test_engine_contract import MADE
 from tests.inference_server.test_tools import TEMPLATES
 from tests.support.cluster import eventually
+from tests.support.openai_clients import KINDS, client_of_kind
+from tests.support.serving import listening
 
 pytestmark = pytest.mark.server
 SCHEMA: dict[str, Any] = {
@@ -139,3 +141,34 @@ async def test_a_tools_schema_that_cannot_be_kept_is_the_clients_fault(client: h
     reply = await client.post("/v1/chat/completions", json=body)
     assert (reply.status_code, reply.json()["error"]["type"]) == (400, "invalid_request_error"), reply.text
     assert "tools: a schema of parameters cannot be used" in reply.json()["error"]["message"]
+
+
+@pytest.fixture(scope="module")
+def url(smollm2: Path) -> Iterator[str]:
+    """The native engine behind a socket."""
+    template = str(TEMPLATES / "qwen2_5.jinja")
+    engine = MADE["native"](
+        Settings(pretrained_model_name_or_path=str(smollm2), device_map="cpu", chat_template=template)
+    )
+    with listening(create_app(engine, Settings())) as url:
+        eventually(lambda: not isinstance(engine.state, Loading), within=60, what="the model is loaded")
+        yield f"{url}/v1"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_official_clients_get_answers_by_a_schema_and_calls(url: str, kind: str) -> None:
+    with client_of_kind(kind, url) as client:
+        [model] = client.models.list().data
+        turn = {"role": "user", "content": "A city, as JSON."}
+        body: dict[str, Any] = {"model": model.id, "max_tokens": 60, "seed": 3, "messages": [turn]}
+        tools: list[Any] = [WEATHER]
+        schema: Any = {"type": "json_schema", "json_schema": {"name": "city", "schema": SCHEMA, "strict": True}}
+        kept = client.chat.completions.create(**body, response_format=schema).choices[0].message.content
+        pieces = client.chat.completions.create(**body, response_format=schema, stream=True)
+        some: Any = {"type": "json_object"}
+        whatever = client.chat.completions.create(**body, response_format=some, temperature=0).choices[0]
+        called = client.chat.completions.create(**body, tools=tools, tool_choice="required").choices[0]
+        assert set(json.loads(kept or "")) == {"city", "big"}
+        assert "".join(chunk.choices[0].delta.content or "" for chunk in pieces) == kept
+        assert (whatever.message.content or "").startswith("{")
+        assert [call.function.name for call in called.message.tool_calls or ()][:1] == ["weather"]

@@ -1,8 +1,8 @@
-"""The OpenAI API with the official client, sync and async, over both engines, and its fields one by one."""
+"""The OpenAI API with the official clients, sync and async, over both engines, and its fields one by one."""
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from inference_server.limits import Admission
 from inference_server.settings import Settings
 from inference_server.text import Writer
 from tests.inference_server.test_app import client_of, until
+from tests.support.openai_clients import KINDS, client_of_kind
 from tests.support.scripted_engine import ScriptedEngine
 from tests.support.serving import ServerProcess, serving
 
@@ -38,15 +39,9 @@ def server(
         yield replace(process, engine=request.param)
 
 
-@pytest.fixture
-def client(server: ServerProcess) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0, timeout=60) as client:
-        yield client
-
-
-@pytest.fixture
-async def async_client(server: ServerProcess) -> AsyncIterator[openai.AsyncOpenAI]:
-    async with openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0, timeout=60) as client:
+@pytest.fixture(params=KINDS)
+def client(request: pytest.FixtureRequest, server: ServerProcess) -> Iterator[openai.OpenAI]:
+    with client_of_kind(request.param, f"{server.url}/v1") as client:
         yield client
 
 
@@ -86,13 +81,6 @@ def test_a_stream_says_the_same_in_pieces(client: openai.OpenAI, words: str) -> 
     assert chunks[-1].choices == []
     assert chunks[-1].usage.completion_tokens == 8
     assert len({chunk.id for chunk in chunks}) == 1
-
-
-async def test_the_async_client_gets_the_same(async_client: openai.AsyncOpenAI, words: str) -> None:
-    whole = await async_client.chat.completions.create(model="tiny", messages=TURN, **GREEDY)
-    stream = await async_client.chat.completions.create(model="tiny", messages=TURN, stream=True, **GREEDY)
-    pieces = [chunk.choices[0].delta.content or "" async for chunk in stream]
-    assert whole.choices[0].message.content == "".join(pieces) == words
 
 
 def test_a_prompt_goes_on_as_text_as_ids_and_several_at_once(client: openai.OpenAI) -> None:
@@ -211,6 +199,34 @@ def test_top_k_1_is_greedy_at_any_temperature(client: openai.OpenAI, words: str)
         model="tiny", messages=TURN, temperature=2, max_tokens=8, extra_body={"top_k": 1}
     )
     assert made.choices[0].message.content == words
+
+
+@pytest.mark.parametrize("cut", [{"top_p": 0.0}, {"min_p": 1.0}])
+def test_a_cut_that_leaves_one_token_is_greedy_at_any_temperature(
+    client: openai.OpenAI, words: str, cut: dict[str, float]
+) -> None:
+    made = client.chat.completions.create(model="tiny", messages=TURN, temperature=2, max_tokens=8, extra_body=cut)
+    assert made.choices[0].message.content == words
+
+
+def test_a_repetition_penalty_keeps_from_saying_it_again(client: openai.OpenAI) -> None:
+    def different(penalty: float) -> int:
+        body: dict[str, Any] = {"model": "tiny", "messages": TURN, **GREEDY, "logprobs": True}
+        made = client.chat.completions.create(**body, extra_body={"repetition_penalty": penalty})
+        told = made.choices[0].logprobs
+        return len({each.token for each in (told and told.content) or ()})
+
+    assert different(1.0) < different(100.0) == 8
+
+
+def test_each_choice_of_a_stream_is_the_one_of_the_whole_reply(client: openai.OpenAI) -> None:
+    body: dict[str, Any] = {"model": "tiny", "messages": TURN, "seed": 7, "n": 3, "max_tokens": 8}
+    whole = client.chat.completions.create(**body)
+    pieces = ["", "", ""]
+    for chunk in client.chat.completions.create(**body, stream=True):
+        for choice in chunk.choices:
+            pieces[choice.index] += choice.delta.content or ""
+    assert pieces == [choice.message.content for choice in whole.choices]
 
 
 def test_the_end_of_the_text_can_be_forced_put_off_and_ignored(client: openai.OpenAI) -> None:

@@ -11,6 +11,7 @@ from inference_server.app import create_app
 from inference_server.settings import Settings
 from inference_server.tools.format import ToolFormat
 from tests.inference_server.test_app import client_of
+from tests.support.openai_clients import KINDS, client_of_kind
 from tests.support.scripted_engine import ScriptedEngine
 from tests.support.serving import listening
 
@@ -43,8 +44,9 @@ def names_and_arguments(calls: Any) -> list[tuple[str, Any]]:
     return [(call.function.name, json.loads(call.function.arguments)) for call in calls]
 
 
-def test_the_official_client_gets_the_calls_and_sends_their_results_back(url: str) -> None:
-    with openai.OpenAI(base_url=url, api_key="none", max_retries=0) as client:
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_official_client_gets_the_calls_and_sends_their_results_back(url: str, kind: str) -> None:
+    with client_of_kind(kind, url) as client:
         reply = client.chat.completions.create(model="scripted", messages=TURN, tools=TOOLS)
         message = reply.choices[0].message
         assert (message.content, reply.choices[0].finish_reason) == (" Let me see.", "tool_calls")
@@ -60,10 +62,11 @@ def test_the_official_client_gets_the_calls_and_sends_their_results_back(url: st
         assert again.choices[0].finish_reason == "tool_calls"
 
 
-async def test_the_async_client_gets_a_stream_of_them(url: str) -> None:
-    async with openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=0) as client:
-        stream: Any = await client.chat.completions.create(model="scripted", messages=TURN, tools=TOOLS, stream=True)
-        chunks = [chunk.choices[0] async for chunk in stream]
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_official_client_gets_a_stream_of_them(url: str, kind: str) -> None:
+    with client_of_kind(kind, url) as client:
+        stream: Any = client.chat.completions.create(model="scripted", messages=TURN, tools=TOOLS, stream=True)
+        chunks = [chunk.choices[0] for chunk in stream]
     calls = [call for chunk in chunks for call in chunk.delta.tool_calls or ()]
     assert "".join(chunk.delta.content or "" for chunk in chunks) == " Let me see."
     assert ([call.index for call in calls], len({call.id for call in calls})) == ([0, 1], 2)
