@@ -5,15 +5,16 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+KERNELS := inference_server/engines/libkernels.so
 ONLY ?=
 PROCESSES ?= 2
 
-.PHONY: help setup packages tools model demo test karpenter crash unit lint fix golden crds reference lock bench images e2e docs down clean weights
+.PHONY: help setup packages kernels tools model demo test karpenter crash unit lint fix golden crds reference lock bench images e2e docs down clean weights
 
 help: ## this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: packages $(VENV)/ready tools model ## system packages, virtual environment, control-plane binaries, model
+setup: packages $(VENV)/ready kernels tools model ## system packages, virtual environment, control-plane binaries, model
 
 packages: # bubblewrap and nftables, by apt when root
 	@$(PYTHON) scripts/packages.py
@@ -25,6 +26,11 @@ $(VENV)/ready: requirements/dev.txt pyproject.toml
 	@$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --require-hashes -r requirements/dev.txt -r requirements/uv.txt
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@touch $@
+
+kernels: $(KERNELS) # the native engine's own, where there is a C compiler
+
+$(KERNELS): $(dir $(KERNELS))kernels.c scripts/kernels.py
+	@$(PYTHON) scripts/kernels.py
 
 tools: $(VENV)/ready # etcd, the control plane, kubectl and helm
 	@$(BIN)/python -m local_cluster.binaries
@@ -83,8 +89,8 @@ weights: setup # the embedded model, where a build of the preset image finds it
 
 e2e: setup weights ## build both images, run them as containers, installed by helm; root, 20 GB, a quarter of an hour
 	@$(PYTHON) scripts/packages.py e2e
-	@BUILDER=buildah TORCH=cpu WEIGHTS=weights MODEL=smollm2-135m-instruct BASE=$${BASE:-$$($(BIN)/python -m scripts.base_image)} \
-	  $(BIN)/python -m scripts.images
+	@export BASE=$${BASE:-$$($(BIN)/python -m scripts.base_image)}; COMPILER=$${COMPILER:-$$BASE} \
+	  BUILDER=buildah TORCH=cpu WEIGHTS=weights MODEL=smollm2-135m-instruct $(BIN)/python -m scripts.images
 	@$(BIN)/python -m pytest -n0 -m e2e tests/e2e
 
 bench: setup ## measure; ONLY=prefix for a part

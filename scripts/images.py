@@ -1,8 +1,8 @@
 """``make images``: both images, by whichever of docker, podman and buildah is there and works.
 
-Asked for by the environment: ONLY (operator or preset), BUILDER, REGISTRY, TAG, PLATFORM; BASE, MODEL, WEIGHTS, TORCH
-and WHEELS, which the Dockerfiles explain; PIP_CONFIG_FILE and PIP_CERT, as pip knows them: what they name is a secret
-of the build.
+Asked for by the environment: ONLY (operator or preset), BUILDER, REGISTRY, TAG, PLATFORM; BASE, COMPILER, MODEL,
+WEIGHTS, TORCH and WHEELS, which the Dockerfiles explain; PIP_CONFIG_FILE and PIP_CERT, as pip knows them: what they
+name is a secret of the build.
 """
 
 import os
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from scripts.reference import ROOT
 
-BUILD_ARGUMENTS = {"operator": ("BASE",), "preset": ("BASE", "MODEL", "WEIGHTS", "TORCH", "WHEELS")}
+BUILD_ARGUMENTS = {"operator": ("BASE",), "preset": ("BASE", "COMPILER", "MODEL", "WEIGHTS", "TORCH", "WHEELS")}
 BUILDERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "docker": (("docker", "build"), ("docker", "info")),
     "podman": (("podman", "build"), ("podman", "info")),

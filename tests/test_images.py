@@ -81,7 +81,9 @@ def test_an_image_says_what_it_is(image: str) -> None:
     (labels,) = (rest for word, rest in instructions(image) if word == "LABEL")
     for name in ("title", "description", "licenses", "version", "revision", "created", "base.name"):
         assert f"org.opencontainers.image.{name}=" in labels
-    assert all(rest.startswith("${BASE}") for word, rest in instructions(image) if word == "FROM")
+    stages = [rest for word, rest in instructions(image) if word == "FROM"]
+    assert all(stage.startswith(("${BASE}", "${COMPILER} AS kernels")) for stage in stages)
+    assert stages[-1] == "${BASE}"
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     assert defaults(image)["VERSION"] == version == images.VERSION
 

@@ -22,8 +22,8 @@ from transformers.generation.continuous_batching.cb_logits_processors import Con
 from transformers.generation.continuous_batching.continuous_api import ContinuousBatchingManager, OutputRouter
 from typing_extensions import override
 
+from inference_server.engines import memory
 from inference_server.engines.engine import EngineError, Finish, Load, OutOfMemory, Step, Stopped
-from inference_server.engines.native import memory
 from inference_server.engines.sampler import Chooser
 
 logging.getLogger("ContinuousBatchingLogger").setLevel(logging.CRITICAL)  # it writes down tokens of prompts

@@ -7,7 +7,7 @@ import psutil
 import pytest
 import torch
 
-from inference_server.engines.native import memory
+from inference_server.engines import memory
 from inference_server.engines.native.kv_cache import BLOCK
 from inference_server.engines.native.served import NativeModel
 from inference_server.settings import Settings

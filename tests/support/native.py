@@ -6,9 +6,11 @@ from pathlib import Path
 
 import torch
 
+from inference_server.engines import kernels
 from inference_server.engines.native import architecture, weights
+from inference_server.engines.native.attention import Group
 from inference_server.engines.native.kv_cache import BLOCK, BlockAllocator, KVCache
-from inference_server.engines.native.model import Batch, Group, Model
+from inference_server.engines.native.model import Batch, Model
 from inference_server.engines.native.runner import Runner
 from inference_server.engines.native.scheduler import Scheduler, Sequence
 from inference_server.engines.sampler import Chooser, Sampling
@@ -35,13 +37,15 @@ class Parts:
         budget: int = 512,
         dtype: torch.dtype = torch.float32,
         int4: bool = False,
+        compiled: bool = True,
     ) -> "Parts":
-        """Loads it."""
+        """Loads it; ``compiled`` with our own kernels, where they are and the dtype has them."""
         of = architecture.read(directory)
-        packed = weights.load(directory, of, dtype=dtype, device=CPU, int4=int4)
+        own = kernels.find(CPU, dtype) if compiled else None
+        packed = weights.load(directory, of, dtype=dtype, device=CPU, int4=int4, kernels=own)
         sizes = {"layers": of.layers, "kv_heads": of.kv_heads, "head_dim": of.head_dim}
         cache, allocator = KVCache(**sizes, blocks=blocks, dtype=dtype, device=CPU), BlockAllocator(blocks)
-        model = Model(of, packed, cache)
+        model = Model(of, packed, cache, own)
         scheduler = Scheduler(allocator, token_budget=budget, most_running=8)
         return cls(of, model, Runner(model, allocator, device=CPU), scheduler)
 

@@ -30,6 +30,10 @@ class KVCache:
         self._layers = [_zeros((2 * kv_heads, blocks * BLOCK, head_dim), dtype, device) for _ in range(layers)]
         self._pages = [slots.view(2 * kv_heads * blocks, BLOCK * head_dim) for slots in self._layers]
 
+    def __getitem__(self, layer: int) -> Tensor:
+        """A layer's keys and values, [2·kv_heads, tokens, head_dim]."""
+        return self._layers[layer]
+
     def write(self, layer: int, slots: Tensor, keys_and_values: Tensor) -> None:
         """Stores [tokens, 2·kv_heads, head_dim] at ``slots`` [tokens]."""
         self._layers[layer].index_copy_(1, slots, keys_and_values.transpose(0, 1))
@@ -37,12 +41,11 @@ class KVCache:
     def pages(self, tables: Tensor) -> Tensor:
         """Where the pages of block ``tables`` [requests, blocks] lie, in every layer; for ``gather``."""
         heads = torch.arange(2 * self._kv_heads, device=tables.device).view(2, 1, self._kv_heads, 1)
-        return (heads * self.blocks + tables[None, :, None]).flatten(0, 1)
+        return (heads * self.blocks + tables[None, :, None]).flatten()
 
     def gather(self, layer: int, pages: Tensor) -> Tensor:
-        """Keys and values [2, requests, kv_heads, tokens, head_dim] of ``pages`` [2·requests, kv_heads, blocks]."""
-        found = self._pages[layer].index_select(0, pages.flatten())
-        return found.view(2, pages.shape[0] // 2, self._kv_heads, -1, self._head_dim)
+        """Copies of ``pages``: keys, then values, each [requests, kv_heads, tokens, head_dim] in one piece."""
+        return self._pages[layer].index_select(0, pages)
 
 
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:

@@ -2,19 +2,25 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from inference_server.engines import kernels
+from inference_server.engines.kernels import Kernels
+
 Product = Callable[[Tensor], Tensor]
 """x [tokens, in] → [tokens, out], both in the engine's dtype."""
 ROWS_PACKED_FOR = 16
 """Tokens in a step that oneDNN lays the weights out for; other numbers work as well."""
-INT4_GROUP = 32
+INT4_GROUP = kernels.GROUP
 """Weights that share a scale and an offset, as in the Q4_1 format of GGUF."""
-INT4_ROWS = 4
-"""Up to so many tokens a step is bound by reading weights, and a quarter of the bytes is worth unpacking."""
+INT4_ROWS = 8
+"""Up to so many tokens a step reading weights takes longest, and a quarter of the bytes is worth unpacking by torch."""
+INT4_ROWS_OF_OURS = 64
+"""The same by our kernel: all that decode at a time (MOST_RUNNING), so that a text is the same whoever is beside it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,26 +54,52 @@ class Linear:
 def packed(weight: Tensor, bias: Tensor | None) -> Product:
     """oneDNN with the weight reordered: 1.3 to 2.5 times F.linear."""
     weights = torch.ops.mkldnn._reorder_linear_weight(weight, ROWS_PACKED_FOR)
-    product = torch.ops.mkldnn._linear_pointwise
-    return lambda x: product(x, weights, bias, "none", [], "")
+    multiply = torch.ops.mkldnn._linear_pointwise
+
+    def product(x: Tensor) -> Tensor:
+        rows = x.shape[0]
+        if missing := filled(rows) - rows:
+            x = functional.pad(x, (0, 0, 0, missing))
+        y: Tensor = multiply(x, weights, bias, "none", [], "")
+        return y[:rows] if missing else y
+
+    return product
 
 
-def packed_twice(weight: Tensor, bias: Tensor | None) -> Product:
+def filled(rows: int) -> int:
+    """So many rows, or a few more where there are many: oneDNN keeps kernels for each number of rows that it has met,
+    and for all of 1 to 512 they take half a gigabyte (decision 0078)."""
+    if rows <= ROWS_PACKED_FOR:
+        return rows
+    step = 8 if rows <= 64 else 32
+    return -(-rows // step) * step
+
+
+def packed_twice(weight: Tensor, bias: Tensor | None, *, own: Kernels | None = None) -> Product:
     """A second time in 4 bits, for steps of few tokens. Only for bfloat16 and whole groups; else as ``packed``."""
     many = packed(weight, bias)
     if weight.shape[1] % INT4_GROUP or weight.dtype != torch.bfloat16:
         return many
     integers, scales = int4(weight)
-    few = torch.ops.aten._weight_int4pack_mm_for_cpu
-    own = torch.ops.aten._convert_weight_to_int4pack_for_cpu(integers, 1)
+    few, rows = _in_four_bits(integers, scales, own=own)
 
     def product(x: Tensor) -> Tensor:
-        if x.shape[0] > INT4_ROWS:
+        if x.shape[0] > rows:
             return many(x)
-        y: Tensor = few(x, own, INT4_GROUP, scales)
+        y = few(x)
         return y if bias is None else y.add_(bias)
 
     return product
+
+
+def _in_four_bits(integers: Tensor, scales: Tensor, *, own: Kernels | None) -> tuple[Product, int]:
+    """The product by our kernel or else by torch's, and for how many tokens it is worth it."""
+    if own and own.has_four_bits and integers.shape[0] % kernels.OUTPUTS == 0:
+        tiles = kernels.tiled(integers, scales)
+        return lambda x: own.four_bits(x, tiles), INT4_ROWS_OF_OURS
+    by_torch = torch.ops.aten._weight_int4pack_mm_for_cpu
+    converted = torch.ops.aten._convert_weight_to_int4pack_for_cpu(integers, 1)
+    return lambda x: by_torch(x, converted, INT4_GROUP, scales), INT4_ROWS
 
 
 def int4(weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -89,11 +121,13 @@ def plain(weight: Tensor, bias: Tensor | None) -> Product:
     return lambda x: functional.linear(x, weight, bias)
 
 
-def packing(device: torch.device, *, twice: bool) -> Callable[[Tensor, Tensor | None], Product]:
+def packing(
+    device: torch.device, *, twice: bool, own: Kernels | None = None
+) -> Callable[[Tensor, Tensor | None], Product]:
     """The way to pack weights on this device; ``twice`` adds the copy in 4 bits."""
     if device.type != "cpu" or not torch.backends.mkldnn.is_available():
         return plain
-    return packed_twice if twice else packed
+    return partial(packed_twice, own=own) if twice else packed
 
 
 def cpu_has_bf16() -> bool:

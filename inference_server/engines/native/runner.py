@@ -5,8 +5,9 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from inference_server.engines.native.attention import Group
 from inference_server.engines.native.kv_cache import BLOCK, BlockAllocator
-from inference_server.engines.native.model import Batch, Group, Model
+from inference_server.engines.native.model import Batch, Model
 from inference_server.engines.native.scheduler import Sequence, Work
 
 SHORT = 16

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from inference_server.engines import precision
+from inference_server.engines import kernels, memory, precision
 from inference_server.engines.adapters import COMBINED, Found
 from inference_server.engines.engine import Load, ServedModel
 from inference_server.engines.fast_tokenizer import FastTokenizer
-from inference_server.engines.native import architecture, linear, memory, weights
+from inference_server.engines.native import architecture, linear, weights
 from inference_server.engines.native.architecture import Architecture
 from inference_server.engines.native.kv_cache import BLOCK, BlockAllocator, KVCache
 from inference_server.engines.native.model import Model
@@ -70,6 +70,7 @@ class NativeModel:
         say("packing the weights")
         strengths = dict(settings.adapter_strength)
         adapters = Found(Path(settings.adapters_dir), sizes=weights.sizes(of), strengths=strengths)
+        compiled = kernels.find(device, dtype)
         packed = weights.load(
             directory,
             of,
@@ -77,6 +78,7 @@ class NativeModel:
             device=device,
             adapters=list(adapters.layers.values()),
             int4=settings.int4_small_batches,
+            kernels=compiled,
             progress=lambda share: say(f"packing the weights, {share:.0%}"),
         )
         blocks = _blocks(of, dtype, device)
@@ -88,9 +90,10 @@ class NativeModel:
         )
         allocator = BlockAllocator(blocks)
         mix = _mix(adapters).to(device) if adapters.names else None
-        runner = Runner(Model(of, packed, cache), allocator, device=device, adapters=mix)
+        runner = Runner(Model(of, packed, cache, compiled), allocator, device=device, adapters=mix)
         scheduler = Scheduler(allocator, token_budget=STEP_TOKENS, most_running=MOST_RUNNING)
-        log.info("%s packed on %s as %s in %.1f s", directory, device, dtype, time.monotonic() - began)
+        steps = "kernels of its own" if compiled else "torch's operations"
+        log.info("%s packed on %s as %s, %s, in %.1f s", directory, device, dtype, steps, time.monotonic() - began)
         return cls(of, runner, scheduler, _served(settings, directory, tokenizer, of, adapters, context=context))
 
     def add(self, sequence: Sequence) -> None:

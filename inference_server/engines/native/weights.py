@@ -12,11 +12,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from inference_server.engines.adapters import Layers
+from inference_server.engines.kernels import Kernels
 from inference_server.engines.native.architecture import Architecture, Unsupported
 from inference_server.engines.native.linear import Linear, LowRank, packing
 
-Norm = Callable[[Tensor], Tensor]
-"""x [..., size] → the same, normalised over the last dimension."""
+Norm = Callable[[Tensor, Tensor | None], Tensor]
+"""x [..., size], and what is added to it in place before → the same, normalised over the last dimension."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,13 +96,14 @@ def load(
     device: torch.device,
     adapters: Sequence[Layers] = (),
     int4: bool = False,
+    kernels: Kernels | None = None,
     progress: Callable[[float], None] = lambda _: None,
 ) -> Weights:
     """Reads ``*.safetensors`` and packs. ``progress`` gets the share of layers done, 0 to 1.
 
     Raises OSError if there are no safetensors, Unsupported if a tensor is missing.
     """
-    pack, pack_head = packing(device, twice=int4), packing(device, twice=False)
+    pack, pack_head = packing(device, twice=int4, own=kernels), packing(device, twice=False)
     with _tensors(directory) as (names, read):
 
         def linear(*parts: Part) -> Linear:
@@ -111,7 +113,7 @@ def load(
             return Linear(pack(weight, bias), side_by_side(adapters, parts, device=device))
 
         def norm(name: str) -> Norm:
-            return _norm(read(f"{name}.weight").to(device), of, dtype=dtype)
+            return _norm(read(f"{name}.weight").to(device), of, dtype=dtype, kernels=kernels)
 
         def layer(index: int) -> Layer:
             progress(index / of.layers)
@@ -156,14 +158,21 @@ def side_by_side(adapters: Sequence[Layers], parts: Sequence[Part], *, device: t
     return LowRank(down.to(device), up.to(device), torch.tensor(owners, device=device))
 
 
-def _norm(weight: Tensor, of: Architecture, *, dtype: torch.dtype) -> Norm:
+def _norm(weight: Tensor, of: Architecture, *, dtype: torch.dtype, kernels: Kernels | None) -> Norm:
     """Rounded where the family's own code rounds: Gemma's after the weight, all others' before and after it."""
-    size, eps = (weight.shape[0],), of.norm_eps
-    if of.gemma:
-        gain = 1.0 + weight.float()
-        return lambda x: functional.rms_norm(x.float(), size, gain, eps).to(dtype)
-    own = weight.to(dtype)
-    return lambda x: functional.rms_norm(x, size, None, eps).mul_(own)
+    size, eps, own = (weight.shape[0],), of.norm_eps, weight.to(dtype)
+    gain = 1.0 + weight.float()
+
+    def norm(x: Tensor, added: Tensor | None) -> Tensor:
+        x = x if added is None else x.add_(added)
+        if of.gemma:
+            return functional.rms_norm(x.float(), size, gain, eps).to(dtype)
+        return functional.rms_norm(x, size, None, eps).mul_(own)
+
+    if kernels is None or of.gemma:
+        return norm
+    add_norm = kernels.add_norm
+    return lambda x, added: add_norm(x, added, own, eps=eps)
 
 
 Read = Callable[[str], Tensor]

@@ -1,0 +1,111 @@
+"""The steps between a model's matrix products as kernels.c has them, on tensors; ``make kernels`` compiles it.
+
+For bfloat16 on processors, where torch calls dozens of small operations a layer. Every function here rounds where the
+torch operations beside it in this package do, and tests compare the two.
+"""
+
+import ctypes
+import platform
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+LIBRARY = Path(__file__).with_name("libkernels.so")
+LANES = 16
+"""Head sizes that attention takes are multiples of it."""
+GROUP, OUTPUTS = 32, 32
+"""Products in 4 bits take groups of so many inputs, and multiples of so many outputs."""
+
+P, N, F = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
+SIGNATURES = {
+    "add_norm": (P, P, P, P, N, N, F),
+    "gated": (P, P, N, N),
+    "turn_and_store": (P, P, P, N, N, N, N, N, P, N, P),
+    "attend": (P, P, N, P, N, P, N, P, N, N, N, N, N, F),
+}
+FOUR_BITS = (P, P, P, P, N, N, N)
+
+
+def find(device: torch.device, dtype: torch.dtype, *, library: Path = LIBRARY) -> "Kernels | None":
+    """The kernels, if they are compiled, and for such numbers and this processor."""
+    if device.type != "cpu" or dtype != torch.bfloat16 or not library.exists():
+        return None
+    with_avx512 = "AVX512" in torch.backends.cpu.get_cpu_capability()
+    return Kernels(library) if with_avx512 or platform.machine() not in ("x86_64", "AMD64") else None
+
+
+class Kernels:
+    """The compiled library. Tensors are bfloat16, and dense unless it says otherwise; indices are int64."""
+
+    def __init__(self, library: Path) -> None:
+        loaded = ctypes.CDLL(str(library))
+        self._add_norm, self._gated, self._turn_and_store, self._attend = (
+            _function(loaded, name, types) for name, types in SIGNATURES.items()
+        )
+        self.has_four_bits = torch.cpu._is_avx512_bf16_supported() and hasattr(loaded, "four_bits")
+        self._four_bits = _function(loaded, "four_bits", FOUR_BITS) if self.has_four_bits else None
+
+    def add_norm(self, hidden: Tensor, added: Tensor | None, gain: Tensor, *, eps: float) -> Tensor:
+        """``hidden`` [..., n], to which ``added`` is summed in place, over its RMS and times ``gain`` [n]."""
+        hidden = hidden.contiguous()
+        out, n = torch.empty_like(hidden), gain.shape[0]
+        more = None if added is None else added.data_ptr()
+        self._add_norm(out.data_ptr(), hidden.data_ptr(), more, gain.data_ptr(), hidden.numel() // n, n, eps)
+        return out
+
+    def gated(self, gate_up: Tensor) -> Tensor:
+        """silu(gate) · up of [tokens, 2·n], which has both side by side."""
+        rows, n = gate_up.shape[0], gate_up.shape[1] // 2
+        out = gate_up.new_empty(rows, n)
+        self._gated(out.data_ptr(), gate_up.data_ptr(), rows, n)
+        return out
+
+    def turn_and_store(self, heads: Tensor, cos: Tensor, sin: Tensor, cache: Tensor, slots: Tensor) -> None:
+        """Turns queries and keys of ``heads`` [tokens, heads + 2·kv_heads, d] in place by cosines and sines
+        [tokens, pairs], and stores keys and values in ``cache`` [2·kv_heads, capacity, d] at ``slots`` [tokens]."""
+        (tokens, count, d), (stored, capacity, _) = heads.shape, cache.shape
+        sizes = tokens, count - stored, stored // 2, d, cos.shape[1]
+        at = heads.data_ptr(), cos.data_ptr(), sin.data_ptr()
+        self._turn_and_store(*at, *sizes, cache.data_ptr(), capacity, slots.data_ptr())
+
+    def attend(
+        self, queries: Tensor, cache: Tensor, tables: Tensor, ends: Tensor, *, window: int, scale: float
+    ) -> Tensor:
+        """What single queries [requests, heads, d], rows of them apart, see of their pages in ``cache``, as [requests,
+        heads·d]: of ``ends`` [requests] tokens the last ``window``, or all if it is 0. ``tables`` [requests, pages]."""
+        (requests, heads, d), (stored, capacity, _) = queries.shape, cache.shape
+        out = queries.new_empty(requests, heads * d)
+        asked = out.data_ptr(), queries.data_ptr(), queries.stride(0)
+        pages = cache.data_ptr(), capacity, tables.data_ptr(), tables.shape[1], ends.data_ptr()
+        self._attend(*asked, *pages, requests, heads, stored // 2, d, window, scale)
+        return out
+
+    def four_bits(self, x: Tensor, weight: Tensor) -> Tensor:
+        """x [tokens, in] times a weight of ``tiled``, as [tokens, out]. Only where ``has_four_bits``."""
+        if self._four_bits is None:
+            raise ValueError("this processor has no products of bfloat16")
+        (tokens, inputs), outputs = x.shape, weight.shape[0] * OUTPUTS
+        out, sums = x.new_empty(tokens, outputs), torch.empty(tokens * inputs // GROUP)
+        at = out.data_ptr(), x.data_ptr(), sums.data_ptr(), weight.data_ptr()
+        self._four_bits(*at, tokens, outputs, inputs)
+        return out
+
+
+def tiled(integers: Tensor, scales: Tensor) -> Tensor:
+    """Weights of ``linear.int4`` as kernels.c takes them: bytes [pairs of tiles, groups, 2, integers and scales]."""
+    outputs, inputs = integers.shape
+    tiles, groups = outputs // LANES, inputs // GROUP
+    halves = integers.view(tiles, LANES, groups, 2, GROUP // 4, 2).permute(0, 2, 3, 4, 1, 5).to(torch.uint8)
+    both = (halves[:, :, 0] | halves[:, :, 1] << 4).flatten(2)
+    sides = scales.view(groups, tiles, LANES, 2).permute(1, 0, 3, 2).flatten(2).contiguous()
+    whole = torch.cat((both, sides.view(torch.uint8)), dim=2)
+    return whole.view(tiles // 2, 2, groups, -1).transpose(1, 2).contiguous()
+
+
+def _function(library: ctypes.CDLL, name: str, types: tuple[Any, ...]) -> Callable[..., None]:
+    function = library[name]
+    function.argtypes, function.restype = types, None
+    return function

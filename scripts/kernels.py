@@ -1,0 +1,38 @@
+"""``make kernels``: compiles the native engine's kernels.c next to it, where there is a compiler.
+
+Without one the engine uses torch's operations. ``cc`` and CC are as everywhere; an argument names another directory.
+"""
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+SOURCE = Path(__file__).resolve().parent.parent / "inference_server/engines/kernels.c"
+# No errno and no traps, so that loops over sqrtf and rintf become vectors; nothing that changes a result.
+FLAGS = ("-O3", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared", "-Wall", "-Wextra", "-Werror")
+MACHINES = {"x86_64": ("-march=x86-64-v4",), "AMD64": ("-march=x86-64-v4",)}
+"""Processors that compute in bfloat16 have AVX-512; the engine uses float32 on others, and none of this."""
+
+
+def main(source: Path = SOURCE, *, into: Path | None = None) -> int:
+    """Compiles, or says why not; a compiler that fails is an error, none is not."""
+    compiler = shutil.which(os.environ.get("CC") or "cc") or shutil.which("gcc")
+    target = (into or source.parent) / "libkernels.so"
+    target.parent.mkdir(exist_ok=True)
+    if compiler is None:
+        print("· no C compiler: the native engine will use torch's operations, which are slower")
+        return 0
+    # At once in its place, for a running server may have the old one open.
+    beside = target.with_suffix(f".{os.getpid()}")
+    flags = (*FLAGS, *MACHINES.get(platform.machine(), ()))
+    done = subprocess.run([compiler, *flags, "-o", str(beside), str(source), "-lm"], check=False)
+    if done.returncode == 0:
+        beside.replace(target)
+    return done.returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main(*map(Path, sys.argv[1:2]), into=Path(sys.argv[2]) if len(sys.argv) > 2 else None))
