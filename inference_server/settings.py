@@ -43,8 +43,8 @@ class Settings(BaseModel):
     load_in_8bit: bool = Field(False, description="quantise to 8 bits by bitsandbytes")
     int4_small_batches: bool = Field(
         False,
-        description="native engine on processors: weights in 4 bits while up to 64 tokens are computed at a time (8 where "
-        "its kernels are not compiled)",
+        description="native engine on processors: weights in 4 bits while up to 64 tokens are computed at a time (8 "
+        "without its kernels)",
     )
     revision: str = Field("main", description="revision of a model given by its id")
     cache_dir: str | None = Field(None, description="where models given by their ids are kept")

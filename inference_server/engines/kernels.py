@@ -5,6 +5,8 @@ torch operations beside it in this package do, and tests compare the two.
 """
 
 import ctypes
+import hashlib
+import logging
 import platform
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-LIBRARY = Path(__file__).with_name("libkernels.so")
+log = logging.getLogger(__name__)
+
+SOURCE, LIBRARY = (Path(__file__).with_name(name) for name in ("kernels.c", "libkernels.so"))
 LANES = 16
 """Head sizes that attention takes are multiples of it."""
 GROUP, OUTPUTS = 32, 32
@@ -30,18 +34,28 @@ FOUR_BITS = (P, P, P, P, N, N, N)
 
 
 def find(device: torch.device, dtype: torch.dtype, *, library: Path = LIBRARY) -> "Kernels | None":
-    """The kernels, if they are compiled, and for such numbers and this processor."""
+    """The kernels, if they are compiled from the source beside this file, and for such numbers and this processor."""
     if device.type != "cpu" or dtype != torch.bfloat16 or not library.exists():
         return None
-    with_avx512 = "AVX512" in torch.backends.cpu.get_cpu_capability()
-    return Kernels(library) if with_avx512 or platform.machine() not in ("x86_64", "AMD64") else None
+    if "AVX512" not in torch.backends.cpu.get_cpu_capability() and platform.machine() in ("x86_64", "AMD64"):
+        return None
+    loaded = ctypes.CDLL(str(library))
+    if not _is_of(loaded, SOURCE):
+        log.warning("%s is of another version and is not used: `make kernels` compiles it anew", library.name)
+        return None
+    return Kernels(loaded)
+
+
+def _is_of(loaded: ctypes.CDLL, source: Path) -> bool:
+    digest = hashlib.sha256(source.read_bytes()).hexdigest().encode()
+    named = hasattr(loaded, "source_digest")
+    return named and (ctypes.c_char * len(digest)).in_dll(loaded, "source_digest").value == digest
 
 
 class Kernels:
     """The compiled library. Tensors are bfloat16, and dense unless it says otherwise; indices are int64."""
 
-    def __init__(self, library: Path) -> None:
-        loaded = ctypes.CDLL(str(library))
+    def __init__(self, loaded: ctypes.CDLL) -> None:
         self._add_norm, self._gated, self._turn_and_store, self._attend = (
             _function(loaded, name, types) for name, types in SIGNATURES.items()
         )

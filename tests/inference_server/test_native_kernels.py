@@ -29,6 +29,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Kernels:
         pytest.skip("there is no C compiler here, so the engine uses torch's operations")
     into = tmp_path_factory.mktemp("kernels")
     assert compiling.main(into=into) == 0
+    assert not list(into.glob("*.[0-9]*"))
     found = kernels.find(CPU, torch.bfloat16, library=into / "libkernels.so")
     if found is None:
         pytest.skip("this processor has no AVX-512, so the engine computes in float32")
@@ -150,3 +151,13 @@ def test_a_source_that_does_not_compile_is_an_error_and_leaves_what_was_there(tm
     (tmp_path / "libkernels.so").write_text("before")
     assert compiling.main(tmp_path / "wrong.c", into=tmp_path) != 0
     assert (tmp_path / "libkernels.so").read_text() == "before"
+
+
+def test_a_library_of_another_version_is_not_called(
+    own: Kernels, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    other = tmp_path / "kernels.c"
+    other.write_text(kernels.SOURCE.read_text() + "\n/* changed */\n")
+    assert compiling.main(other, into=tmp_path) == 0
+    assert kernels.find(CPU, torch.bfloat16, library=tmp_path / "libkernels.so") is None
+    assert "make kernels" in caplog.text
