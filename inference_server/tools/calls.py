@@ -58,9 +58,9 @@ class CallReader:
                 break
             if (read := self._read()) is None:
                 break
-            found, self._held = read
-            if not found:  # it began like a call and is none
-                self._plain, self._held = True, self._begin + self._held
+            whole, (found, self._held) = self._held, read
+            if not found:  # it began like a call and is none, as an empty list does
+                self._plain, self._held = True, self._begin + whole
             calls += found
             self._any = self._any or bool(found)
             self._inside = False

@@ -10,7 +10,7 @@ from typing import Any
 import jinja2
 import pytest
 import trl
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
@@ -402,6 +402,7 @@ MARKLESS = [LLAMA, GEMMA3]
 
 
 @pytest.mark.properties
+@example("[]", LLAMA)
 @given(
     st.text(alphabet='<>tool_cal/ \n{}"[]:,', max_size=60), st.sampled_from([HERMES, NAMED, XML, *MARKLESS, GLM, LFM2])
 )

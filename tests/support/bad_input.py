@@ -150,6 +150,8 @@ OPENAI: dict[str, dict[str, Legitimate]] = {
         "tools": empty(list),
         "tool_choice": null,
         "parallel_tool_calls": flag,
+        "reasoning_effort": null,
+        "chat_template_kwargs": empty(dict),
     },
     "/v1/completions": {
         **SAMPLED,
@@ -159,7 +161,7 @@ OPENAI: dict[str, dict[str, Legitimate]] = {
         "suffix": null,
         "best_of": whole(1, 1),
     },
-    "/tokenize": {"model": null, "prompt": needed(text()), "messages": null},
+    "/tokenize": {"model": null, "prompt": needed(text()), "messages": null, "chat_template_kwargs": empty(dict)},
     "/detokenize": {"model": null, "tokens": needed(empty(list))},
 }
 VALID: dict[str, dict[str, Any]] = {
