@@ -44,7 +44,7 @@ class KVCache:
         return (heads * self.blocks + tables[None, :, None]).flatten()
 
     def gather(self, layer: int, pages: Tensor) -> Tensor:
-        """Copies of ``pages``: keys, then values, each [requests, kv_heads, tokens, head_dim] in one piece."""
+        """Copies of ``pages``, one after the other: [2·requests·kv_heads·blocks, BLOCK·head_dim]."""
         return self._pages[layer].index_select(0, pages)
 
 
