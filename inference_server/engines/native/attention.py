@@ -80,14 +80,7 @@ class Attention:
         keys, values = self._cache.gather(layer, self._pages).view(self._shape).unbind()
         if self._products:
             return self._in_products(queries, keys, values)
-        if self._width == 1:
-            return self._seen(queries.view(self._requests, self._of.kv_heads, -1, self._of.head_dim), keys, values)
-        return self._padded(queries, keys, values)
-
-    def _seen(self, rows: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """By torch's attention, one query a request."""
-        out = functional.scaled_dot_product_attention(rows, keys, values, attn_mask=self._mask, scale=self._of.scale)
-        return out.reshape(self._requests, -1)
+        return self._by_torch(queries, keys, values)
 
     def _in_products(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """Of one query a request, rounding where torch's own does: scores and softmax are float32."""
@@ -95,8 +88,8 @@ class Attention:
         scores = torch.baddbmm(self._mask, rows, keys.float().transpose(1, 2), alpha=self._of.scale)
         return torch.bmm(scores.softmax(-1).to(values.dtype), values).view(self._requests, -1)
 
-    def _padded(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """Of several queries a request, each padded to the longest."""
+    def _by_torch(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """Of any number of queries a request, each padded to the longest."""
         of, group = self._of, self._group
         if group.padded is not None:
             queries = queries.index_select(0, group.padded)
