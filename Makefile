@@ -5,7 +5,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-KERNELS := inference_server/engines/libkernels.so
+KERNELS := inference_server/engines/kernels/libkernels.so
 ONLY ?=
 PROCESSES ?= 2
 
@@ -29,7 +29,7 @@ $(VENV)/ready: requirements/dev.txt pyproject.toml
 
 kernels: $(KERNELS) # the native engine's own, where there is a C compiler
 
-$(KERNELS): $(dir $(KERNELS))kernels.c scripts/kernels.py
+$(KERNELS): $(wildcard $(dir $(KERNELS))*.[ch]) scripts/kernels.py
 	@$(PYTHON) scripts/kernels.py || true # the engine works without
 
 tools: $(VENV)/ready # etcd, the control plane, kubectl and helm

@@ -132,7 +132,7 @@ async def _metrics(session: aiohttp.ClientSession) -> dict[str, float]:
 def serving_soak() -> Iterator[Figure]:
     """What the server holds at rest after the last request, against after the first tenth."""
     with tempfile.TemporaryDirectory() as place:
-        directory = Path(MODEL) if MODEL else write_tiny_model(Path(place))
+        directory = Path(MODEL) if MODEL else write_tiny_model(Path(place), hidden=64)
         flags = ("--engine=native", f"--max_waiting={2 * AT_ONCE}", *FLAGS)
         with serving(directory, *flags, log=Path(place) / "log") as server:
             server.wait_until("/readyz")

@@ -1,6 +1,7 @@
-"""``make kernels``: compiles the native engine's kernels.c next to it, where there is a compiler.
+"""``make kernels``: compiles the native engine's kernels where they lie, if there is a compiler.
 
-Without one the engine uses torch's operations. ``cc`` and CC are as everywhere; an argument names another directory.
+Without one the engine uses torch's operations. ``cc`` and CC are as everywhere; arguments name the directory of the
+source and another one for the library.
 """
 
 import hashlib
@@ -11,7 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-SOURCE = Path(__file__).resolve().parent.parent / "inference_server/engines/kernels.c"
+SOURCE = Path(__file__).resolve().parent.parent / "inference_server/engines/kernels"
 # No errno and no traps, so that loops over sqrtf and rintf become vectors; nothing that changes a result.
 FLAGS = ("-O3", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared", "-Wall", "-Wextra")
 MACHINES = {"x86_64": ("-march=x86-64-v4",), "AMD64": ("-march=x86-64-v4",)}
@@ -21,16 +22,18 @@ MACHINES = {"x86_64": ("-march=x86-64-v4",), "AMD64": ("-march=x86-64-v4",)}
 def main(source: Path = SOURCE, *, into: Path | None = None) -> int:
     """Compiles, or says why not; a compiler that fails is an error, none is not."""
     compiler = shutil.which(os.environ.get("CC") or "cc") or shutil.which("gcc")
-    target = (into or source.parent) / "libkernels.so"
+    target = (into or source) / "libkernels.so"
     target.parent.mkdir(exist_ok=True)
     if compiler is None:
         print("· no C compiler: the native engine will use torch's operations, which are slower")
         return 0
     # At once in its place, for a running server may have the old one open.
     beside = target.with_suffix(f".{os.getpid()}")
-    digest = hashlib.sha256(source.read_bytes()).hexdigest()
+    files = [path for path in sorted(source.iterdir()) if path.suffix in (".c", ".h")]
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
     flags = (*FLAGS, *MACHINES.get(platform.machine(), ()), f'-DSOURCE_DIGEST="{digest}"')
-    done = subprocess.run([compiler, *flags, "-o", str(beside), str(source), "-lm"], check=False)
+    own = [str(path) for path in files if path.suffix == ".c"]
+    done = subprocess.run([compiler, *flags, "-o", str(beside), *own, "-lm"], check=False)
     if done.returncode == 0:
         beside.replace(target)
     else:

@@ -97,22 +97,35 @@ def architecture(heads: int, kv_heads: int, d: int) -> Architecture:
 @pytest.mark.parametrize("window", [0, 40])
 @pytest.mark.parametrize(("heads", "kv_heads", "d"), [(9, 3, 64), (4, 4, 96), (8, 1, 128), (2, 1, 48)])
 @pytest.mark.parametrize("lengths", [[1], [400], [16, 17, 300, 1, 129]])
+@pytest.mark.parametrize("most", [1, 70])
 def test_queries_see_what_they_see_by_torch(
-    own: Kernels, lengths: list[int], heads: int, kv_heads: int, d: int, window: int
+    own: Kernels, most: int, lengths: list[int], heads: int, kv_heads: int, d: int, window: int
 ) -> None:
-    """Both are within the rounding of probabilities and sums, two steps of bfloat16, of attention in float32."""
-    of, blocks = architecture(heads, kv_heads, d), [-(-length // BLOCK) for length in lengths]
+    """The last tokens of each request, ``most`` at most. Both are within the rounding of probabilities and sums, two
+    steps of bfloat16, of attention in float32."""
+    of, counts = architecture(heads, kv_heads, d), [min(length, most) for length in lengths]
+    blocks = [-(-length // BLOCK) for length in lengths]
     cache = KVCache(layers=1, kv_heads=kv_heads, head_dim=d, blocks=sum(blocks), dtype=torch.bfloat16, device=CPU)
     cache.write(0, torch.arange(sum(blocks) * BLOCK), numbers(sum(blocks) * BLOCK, 2 * kv_heads, d))
-    pages = torch.randperm(sum(blocks)).split(blocks)
-    tables = torch.nn.utils.rnn.pad_sequence(list(pages), batch_first=True)
-    group = Group(0, len(lengths), positions=torch.tensor(lengths)[:, None] - 1, tables=tables)
-    queries = numbers(len(lengths), heads + 2 * kv_heads, d)[:, :heads] * 3
-    by_kernel = Attention(group, cache, of, window=window, dtype=torch.bfloat16, kernels=own)(0, queries)
     wide = KVCache(layers=1, kv_heads=kv_heads, head_dim=d, blocks=sum(blocks), dtype=torch.float32, device=CPU)
     wide[0].copy_(cache[0])
-    exact = Attention(group, wide, of, window=window, dtype=torch.float32)(0, queries.float())
-    torch.testing.assert_close(by_kernel.float(), exact, rtol=2**-7, atol=2**-8)
+    queries, tables = numbers(sum(counts), heads + 2 * kv_heads, d)[:, :heads] * 3, torch.randperm(sum(blocks))
+    own_tables = tables.split(blocks)
+    together = attending(lengths, counts, torch.nn.utils.rnn.pad_sequence(list(own_tables), batch_first=True))
+    by_kernel = Attention(together, cache, of, window=window, dtype=torch.bfloat16, kernels=own)(0, queries)
+    alone = [attending([n], [c], t[None]) for n, c, t in zip(lengths, counts, own_tables, strict=True)]
+    exact = [
+        Attention(each, wide, of, window=window, dtype=torch.float32)(0, rows.float())
+        for each, rows in zip(alone, queries.split(counts), strict=True)
+    ]
+    torch.testing.assert_close(by_kernel.float(), torch.cat(exact), rtol=2**-7, atol=2**-8)
+
+
+def attending(lengths: list[int], counts: list[int], tables: Tensor) -> Group:
+    """The last ``counts`` tokens of requests of ``lengths``, for kernels, which know of no padding, or one request."""
+    positions = [torch.arange(length - count, length) for length, count in zip(lengths, counts, strict=True)]
+    padded = torch.nn.utils.rnn.pad_sequence(positions, batch_first=True)
+    return Group(0, sum(counts), positions=padded, tables=tables, counts=torch.tensor(counts))
 
 
 @pytest.mark.parametrize("tokens", [*range(1, 14), 33, 64])
@@ -121,7 +134,7 @@ def test_a_product_in_four_bits_is_that_of_the_weights_it_stands_for(
     own: Kernels, tokens: int, inputs: int, outputs: int
 ) -> None:
     """Sums in float32, in another order, and rounded once to bfloat16, which has eight bits."""
-    if not own.has_four_bits:
+    if not own.has_products:
         pytest.skip("this processor has no products of bfloat16, so torch's product in 4 bits is used")
     integers, scales = linear.int4(numbers(outputs, inputs))
     scale, middle = scales.float().transpose(0, 1).repeat_interleave(linear.INT4_GROUP, dim=1).unbind(-1)
@@ -149,15 +162,17 @@ def test_a_source_that_does_not_compile_is_an_error_and_leaves_what_was_there(tm
         pytest.skip("there is no C compiler here")
     (tmp_path / "wrong.c").write_text("int f(void) { return }")
     (tmp_path / "libkernels.so").write_text("before")
-    assert compiling.main(tmp_path / "wrong.c", into=tmp_path) != 0
+    assert compiling.main(tmp_path) != 0
     assert (tmp_path / "libkernels.so").read_text() == "before"
 
 
 def test_a_library_of_another_version_is_not_called(
     own: Kernels, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    other = tmp_path / "kernels.c"
-    other.write_text(kernels.SOURCE.read_text() + "\n/* changed */\n")
-    assert compiling.main(other, into=tmp_path) == 0
+    for path in kernels.SOURCE.glob("*.[ch]"):
+        shutil.copy(path, tmp_path)
+    with (tmp_path / "numbers.h").open("a") as header:
+        header.write("/* changed */\n")
+    assert compiling.main(tmp_path) == 0
     assert kernels.find(CPU, torch.bfloat16, library=tmp_path / "libkernels.so") is None
     assert "make kernels" in caplog.text

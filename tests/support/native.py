@@ -73,7 +73,8 @@ class Parts:
         for start in range(0, len(tokens), chunk or len(tokens)):
             end = min(len(tokens), start + (chunk or len(tokens)))
             places = torch.arange(start, end)
-            group = Group(start=0, end=end - start, positions=places[None], tables=torch.arange(-(-end // BLOCK))[None])
+            tables, counts = torch.arange(-(-end // BLOCK))[None], torch.tensor([end - start])
+            group = Group(start=0, end=end - start, positions=places[None], tables=tables, counts=counts)
             batch = Batch(
                 tokens=torch.tensor(tokens[start:end]),
                 positions=places,

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,6 +27,8 @@ class Group:
     """[requests, width] of their tokens, padded with 0."""
     tables: Tensor
     """[requests, blocks], padded with block 0."""
+    counts: Tensor
+    """[requests] of their tokens."""
     padded: Tensor | None = None
     """[requests·width]: which of the group's tokens stands at each place; None if nothing is padded."""
     real: Tensor | None = None
@@ -50,9 +53,11 @@ class Attention:
     ) -> None:
         self._of, self._group, self._cache, self._window = of, group, cache, window
         self._requests, self._width = group.positions.shape
-        self._kernels = kernels if self._width == 1 and of.head_dim % LANES == 0 else None
+        ours = kernels and of.head_dim % LANES == 0 and (self._width == 1 or kernels.has_products)
+        self._kernels = kernels if ours else None
         if self._kernels:
-            self._ends = group.positions.flatten() + 1
+            self._ends = group.positions[:, 0] + 1
+            self._seen: dict[str, Any] = {"window": window, "scale": of.scale}
         else:
             self._gather(dtype)
 
@@ -75,8 +80,10 @@ class Attention:
     def __call__(self, layer: int, queries: Tensor) -> Tensor:
         """What the group's tokens see: [tokens, heads·head_dim], for ``queries`` [tokens, heads, head_dim]."""
         if self._kernels:
-            cache, tables = self._cache[layer], self._group.tables
-            return self._kernels.attend(queries, cache, tables, self._ends, window=self._window, scale=self._of.scale)
+            pages, seen = (self._cache[layer], self._group.tables, self._ends), self._seen
+            if self._width == 1:
+                return self._kernels.attend(queries, *pages, **seen)
+            return self._kernels.attend_many(queries, *pages, self._group.counts, **seen)
         keys, values = self._cache.gather(layer, self._pages).view(self._shape).unbind()
         if self._products:
             return self._in_products(queries, keys, values)

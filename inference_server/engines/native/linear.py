@@ -94,7 +94,7 @@ def packed_twice(weight: Tensor, bias: Tensor | None, *, own: Kernels | None = N
 
 def _in_four_bits(integers: Tensor, scales: Tensor, *, own: Kernels | None) -> tuple[Product, int]:
     """The product by our kernel or else by torch's, and for how many tokens it is worth it."""
-    if own and own.has_four_bits and integers.shape[0] % kernels.OUTPUTS == 0:
+    if own and own.has_products and integers.shape[0] % kernels.OUTPUTS == 0:
         tiles = kernels.tiled(integers, scales)
         return lambda x: own.four_bits(x, tiles), INT4_ROWS_OF_OURS
     by_torch = torch.ops.aten._weight_int4pack_mm_for_cpu

@@ -96,6 +96,7 @@ class Runner:
                 end=end,
                 positions=torch.tensor(positions, device=self._device),
                 tables=torch.tensor([t + [0] * (blocks - len(t)) for t in tables], device=self._device),
+                counts=self._tensor(lengths),
                 padded=padded,
                 real=real,
             )

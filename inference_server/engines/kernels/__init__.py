@@ -1,4 +1,4 @@
-"""The steps between a model's matrix products as kernels.c has them, on tensors; ``make kernels`` compiles it.
+"""The steps between a model's matrix products, on tensors, by the C beside this file; ``make kernels`` compiles it.
 
 For bfloat16 on processors, where torch calls dozens of small operations a layer. Every function here rounds where the
 torch operations beside it in this package do, and tests compare the two.
@@ -17,7 +17,8 @@ from torch import Tensor
 
 log = logging.getLogger(__name__)
 
-SOURCE, LIBRARY = (Path(__file__).with_name(name) for name in ("kernels.c", "libkernels.so"))
+SOURCE = Path(__file__).parent
+LIBRARY = SOURCE / "libkernels.so"
 LANES = 16
 """Head sizes that attention takes are multiples of it."""
 GROUP, OUTPUTS = 32, 32
@@ -30,7 +31,11 @@ SIGNATURES = {
     "turn_and_store": (P, P, P, N, N, N, N, N, P, N, P),
     "attend": (P, P, N, P, N, P, N, P, N, N, N, N, N, F),
 }
-FOUR_BITS = (P, P, P, P, N, N, N)
+PRODUCTS = {
+    "four_bits": (P, P, P, P, N, N, N),
+    "attend_many": (P, P, N, P, N, P, N, P, P, N, N, N, N, N, F),
+}
+"""For processors that have products of bfloat16."""
 
 
 def find(device: torch.device, dtype: torch.dtype, *, library: Path = LIBRARY) -> "Kernels | None":
@@ -47,7 +52,8 @@ def find(device: torch.device, dtype: torch.dtype, *, library: Path = LIBRARY) -
 
 
 def _is_of(loaded: ctypes.CDLL, source: Path) -> bool:
-    digest = hashlib.sha256(source.read_bytes()).hexdigest().encode()
+    files = (path.read_bytes() for path in sorted(source.iterdir()) if path.suffix in (".c", ".h"))
+    digest = hashlib.sha256(b"".join(files)).hexdigest().encode()
     named = hasattr(loaded, "source_digest")
     return named and (ctypes.c_char * len(digest)).in_dll(loaded, "source_digest").value == digest
 
@@ -59,8 +65,9 @@ class Kernels:
         self._add_norm, self._gated, self._turn_and_store, self._attend = (
             _function(loaded, name, types) for name, types in SIGNATURES.items()
         )
-        self.has_four_bits = torch.cpu._is_avx512_bf16_supported() and hasattr(loaded, "four_bits")
-        self._four_bits = _function(loaded, "four_bits", FOUR_BITS) if self.has_four_bits else None
+        self.has_products = torch.cpu._is_avx512_bf16_supported() and all(hasattr(loaded, name) for name in PRODUCTS)
+        if self.has_products:
+            self._four_bits, self._attend_many = (_function(loaded, name, types) for name, types in PRODUCTS.items())
 
     def add_norm(self, hidden: Tensor, added: Tensor | None, gain: Tensor, *, eps: float) -> Tensor:
         """``hidden`` [..., n], to which ``added`` is summed in place, over its RMS and times ``gain`` [n]."""
@@ -97,10 +104,28 @@ class Kernels:
         self._attend(*asked, *pages, requests, heads, stored // 2, d, window, scale)
         return out
 
+    def attend_many(
+        self,
+        queries: Tensor,
+        cache: Tensor,
+        tables: Tensor,
+        ends: Tensor,
+        counts: Tensor,
+        *,
+        window: int,
+        scale: float,
+    ) -> Tensor:
+        """The same of several queries a request, ``counts`` [requests] of them one after the other: the first of each
+        sees ``ends`` tokens, each other one more than the one before it."""
+        (tokens, heads, d), (stored, capacity, _) = queries.shape, cache.shape
+        out = queries.new_empty(tokens, heads * d)
+        asked = out.data_ptr(), queries.data_ptr(), queries.stride(0)
+        pages = cache.data_ptr(), capacity, tables.data_ptr(), tables.shape[1], ends.data_ptr(), counts.data_ptr()
+        self._attend_many(*asked, *pages, len(counts), heads, stored // 2, d, window, scale)
+        return out
+
     def four_bits(self, x: Tensor, weight: Tensor) -> Tensor:
-        """x [tokens, in] times a weight of ``tiled``, as [tokens, out]. Only where ``has_four_bits``."""
-        if self._four_bits is None:
-            raise ValueError("this processor has no products of bfloat16")
+        """x [tokens, in] times a weight of ``tiled``, as [tokens, out]. Only where ``has_products``."""
         (tokens, inputs), outputs = x.shape, weight.shape[0] * OUTPUTS
         out, sums = x.new_empty(tokens, outputs), torch.empty(tokens * inputs // GROUP)
         at = out.data_ptr(), x.data_ptr(), sums.data_ptr(), weight.data_ptr()
@@ -109,7 +134,7 @@ class Kernels:
 
 
 def tiled(integers: Tensor, scales: Tensor) -> Tensor:
-    """Weights of ``linear.int4`` as kernels.c takes them: bytes [pairs of tiles, groups, 2, integers and scales]."""
+    """Weights of ``linear.int4`` as products.c takes them: bytes [pairs of tiles, groups, 2, integers and scales]."""
     outputs, inputs = integers.shape
     tiles, groups = outputs // LANES, inputs // GROUP
     halves = integers.view(tiles, LANES, groups, 2, GROUP // 4, 2).permute(0, 2, 3, 4, 1, 5).to(torch.uint8)
