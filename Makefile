@@ -9,7 +9,7 @@ KERNELS := inference_server/engines/kernels/libkernels.so
 ONLY ?=
 PROCESSES ?= 2
 
-.PHONY: help setup packages kernels tools model demo test karpenter crash unit lint fix golden crds reference lock bench images e2e docs down clean weights
+.PHONY: help setup packages kernels tools model demo test karpenter crash gpu unit lint fix golden crds reference lock bench images e2e docs down clean weights
 
 help: ## this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +50,9 @@ karpenter: $(VENV)/ready tools # our NodeClaims against a real Karpenter, built 
 
 crash: $(VENV)/ready tools # the operator dies before and after every write of every scenario, five minutes
 	@$(BIN)/python -m pytest -n0 -m crash
+
+gpu: setup # what only a card can answer; without one each test says so
+	@$(BIN)/python -m pytest -n0 -m gpu
 
 unit: $(VENV)/ready # what needs no cluster and no model
 	@$(BIN)/python -m pytest -m "not system and not controlplane and not server and not tuning and not e2e"

@@ -54,6 +54,10 @@ class Settings(BaseModel):
     served_model_name: str | None = Field(None, description="the model's name for its users; its directory's otherwise")
     engine: Literal["auto", "transformers", "native", "vllm"] = Field("auto", description="what runs the model")
     batching: Literal["auto", "off"] = Field("auto", description="off: one request at a time")
+    cuda_graphs: Literal["auto", "off"] = Field(
+        "auto",
+        description="native engine on a card: off computes every step operation by operation, which takes less memory",
+    )
     adapters_dir: str = Field("/mnt/adapter", description="each directory in it with an adapter_config.json is served")
     adapter_strength: tuple[tuple[str, float], ...] = Field(
         (), description="NAME=NUMBER from 0 to 1, repeatable: the weighted sum of these adapters is the default model"

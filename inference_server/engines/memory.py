@@ -10,8 +10,10 @@ CGROUP = Path("/sys/fs/cgroup")
 
 
 def free(device: torch.device) -> int:
-    """Bytes. Without a card, what the kernel calls available, and no more than the container's limit leaves."""
+    """Bytes. Without a card, what the kernel calls available, and no more than the container's limit leaves. On a card
+    what torch has taken and does not use counts, for it is given back."""
     if device.type != "cpu":
+        torch.cuda.empty_cache()
         return int(torch.cuda.mem_get_info(device)[0])
     left = _left(CGROUP)
     available = int(psutil.virtual_memory().available)

@@ -10,10 +10,14 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, Phi3Config
 
 from inference_server.engines.adapters import COMBINED
+from inference_server.engines.decode_graphs import Record, Step, recorded
+from inference_server.engines.native import architecture
+from inference_server.engines.native.kv_cache import BlockAllocator
 from inference_server.engines.native.served import NativeModel
 from inference_server.engines.sampler import Chooser, Sampling
 from inference_server.settings import Settings
 from tests.inference_server.test_adapters import write_adapter
+from tests.support import tape
 from tests.support.tiny_model import write_tiny_model
 
 pytestmark = [
@@ -108,6 +112,38 @@ def reference(base: Path, two: Path) -> dict[str | None, Any]:
             weights[key] += strength * (tensor - mixed.state_dict()[key])
     mixed.load_state_dict(weights)
     return {**models, COMBINED: mixed}
+
+
+def replaying(model: NativeModel, base: Path, record: Record) -> NativeModel:
+    """The same with recorded steps; the block that padding is written to is taken from those of the requests."""
+    runner, blocks = model._runner, model._scheduler.allocator.blocks - 1
+    runner._allocator = model._scheduler.allocator = BlockAllocator(blocks)
+    of = architecture.read(base)
+    known = {"most": 8, "context": of.context, "spare": blocks, "dtype": torch.float32, "device": torch.device("cpu")}
+    runner._graphs = recorded(runner._model, of, **known, record=record)
+    return model
+
+
+def test_requests_with_an_adapter_are_computed_beside_replayed_steps(base: Path, two: Path) -> None:
+    replays: list[int] = []
+
+    def record(step: Step) -> Step:
+        replay = tape.record(step)
+
+        def counted() -> None:
+            replays.append(1)
+            replay()
+
+        return counted
+
+    eager, replayed = native(base, two), replaying(native(base, two), base, record)
+    for names, replayed_steps in (([None], NEW - 1), (["one"], 0), ([None, "one", "other"], 0)):
+        replays.clear()
+        found, wanted = answers(replayed, names), answers(eager, names)
+        assert len(replays) == replayed_steps
+        for name in names:
+            assert found[name][0] == wanted[name][0]
+            assert found[name][1] == pytest.approx(wanted[name][1], abs=1e-4)
 
 
 def test_each_request_of_a_batch_has_its_own_adapter_with_pefts_numbers(base: Path, two: Path) -> None:

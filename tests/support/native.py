@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from inference_server.engines import kernels
+from inference_server.engines.decode_graphs import DecodeGraphs, Record, recorded
 from inference_server.engines.native import architecture, weights
 from inference_server.engines.native.attention import Group
 from inference_server.engines.native.kv_cache import BLOCK, BlockAllocator, KVCache
@@ -16,6 +17,7 @@ from inference_server.engines.native.scheduler import Scheduler, Sequence
 from inference_server.engines.sampler import Chooser, Sampling
 
 CPU = torch.device("cpu")
+RUNNING = 8
 GREEDY = Sampling(temperature=0.0)
 
 
@@ -27,6 +29,7 @@ class Parts:
     model: Model
     runner: Runner
     scheduler: Scheduler
+    graphs: DecodeGraphs | None = None
 
     @classmethod
     def of_directory(
@@ -38,16 +41,19 @@ class Parts:
         dtype: torch.dtype = torch.float32,
         int4: bool = False,
         compiled: bool = True,
+        record: Record | None = None,
     ) -> "Parts":
-        """Loads it; ``compiled`` with our own kernels, where they are and the dtype has them."""
+        """Loads it; ``compiled`` with our own kernels, where they are and the dtype has them; ``record`` its steps."""
         of = architecture.read(directory)
         own = kernels.find(CPU, dtype) if compiled else None
         packed = weights.load(directory, of, dtype=dtype, device=CPU, int4=int4, kernels=own)
         sizes = {"layers": of.layers, "kv_heads": of.kv_heads, "head_dim": of.head_dim}
-        cache, allocator = KVCache(**sizes, blocks=blocks, dtype=dtype, device=CPU), BlockAllocator(blocks)
+        cache, allocator = KVCache(**sizes, blocks=blocks + 1, dtype=dtype, device=CPU), BlockAllocator(blocks)
         model = Model(of, packed, cache, own)
-        scheduler = Scheduler(allocator, token_budget=budget, most_running=8)
-        return cls(of, model, Runner(model, allocator, device=CPU), scheduler)
+        known = {"most": RUNNING, "context": of.context, "spare": blocks, "dtype": dtype, "device": CPU}
+        graphs = recorded(model, of, **known, record=record) if record else None
+        scheduler = Scheduler(allocator, token_budget=budget, most_running=RUNNING)
+        return cls(of, model, Runner(model, allocator, device=CPU, graphs=graphs), scheduler, graphs)
 
     def generated(self, prompts: Prompt[Prompt[int]], *, new: int) -> list[list[int]]:
         """The greedy continuations, all prompts at once."""

@@ -1,14 +1,17 @@
 """Runs scheduled work: builds the batch, computes it, and chooses the next tokens."""
 
 from collections.abc import Iterable
+from itertools import accumulate
 
 import torch
 from torch import Tensor
 
+from inference_server.engines.decode_graphs import DecodeGraphs
 from inference_server.engines.native.attention import Group
 from inference_server.engines.native.kv_cache import BLOCK, BlockAllocator
 from inference_server.engines.native.model import Batch, Model
 from inference_server.engines.native.scheduler import Sequence, Work
+from inference_server.engines.transfer import moved
 
 SHORT = 16
 """Blocks up to which requests of different lengths attend together: padding costs less than another call."""
@@ -18,21 +21,31 @@ class Runner:
     """One step after the other over a model; knows no queue.
 
     ``adapters`` [choices, adapters] says how strongly each adapter counts for a sequence's choice; row 0 is none.
+    ``graphs`` computes what it has a graph for.
     """
 
     def __init__(
-        self, model: Model, allocator: BlockAllocator, *, device: torch.device, adapters: Tensor | None = None
+        self,
+        model: Model,
+        allocator: BlockAllocator,
+        *,
+        device: torch.device,
+        adapters: Tensor | None = None,
+        graphs: DecodeGraphs | None = None,
     ) -> None:
         self._model, self._allocator, self._device, self._adapters = model, allocator, device, adapters
+        self._graphs = graphs
 
     def run(self, work: list[Work]) -> list[tuple[Sequence, int]]:
         """Computes ``work`` and answers each sequence that got a new token, with that token."""
-        groups = _grouped(work)
         with torch.inference_mode():
-            logits = self._model.forward(self._batch(groups))
-            last = [w.sequence for group in groups for w in group if w.last]
+            logits = self._graphs.logits(work) if self._graphs else None
+            if logits is None:
+                groups = _grouped(work)
+                logits, work = self._model.forward(self._batch(groups)), [w for group in groups for w in group]
+            last = [w.sequence for w in work if w.last]
             chosen = self._choose(last, logits[: len(last)])
-            _tell([w for group in groups for w in group if w.asked], logits[len(last) :])
+            _tell([w for w in work if w.asked], logits[len(last) :])
         for w in work:
             w.sequence.table.computed += w.tokens
             self._allocator.register(w.sequence.table, w.sequence.tokens)
@@ -42,21 +55,19 @@ class Runner:
 
     def _choose(self, sequences: list[Sequence], logits: Tensor) -> list[tuple[Sequence, int]]:
         """Plain greedy rows in one argmax; the rest one by one."""
-        likeliest = _likeliest(logits)
-        if all(sequence.chooser.plain for sequence in sequences):
-            return list(zip(sequences, likeliest, strict=True))
-        rows = logits.float().cpu()
-        return [
-            (s, token if s.chooser.plain else s.chooser.choose(row, prompt=s.prompt, output=s.output))
-            for s, token, row in zip(sequences, likeliest, rows, strict=True)
-        ]
+        chosen = _likeliest(logits)
+        if others := [place for place, sequence in enumerate(sequences) if not sequence.chooser.plain]:
+            for place, row in zip(others, logits[others].cpu().float(), strict=True):
+                s = sequences[place]
+                chosen[place] = s.chooser.choose(row, prompt=s.prompt, output=s.output)
+        return list(zip(sequences, chosen, strict=True))
 
     def _batch(self, groups: list[list[Work]]) -> Batch:
         work = [w for group in groups for w in group]
         spans = [range(w.sequence.table.computed, w.sequence.table.computed + w.tokens) for w in work]
         tables = [w.sequence.table.blocks for w in work]
-        last = torch.tensor([w.tokens for w in work]).cumsum(0).sub_(1).tolist()
-        return Batch(
+        last = [end - 1 for end in accumulate(w.tokens for w in work)]
+        batch = Batch(
             tokens=self._tensor(
                 t for w, s in zip(work, spans, strict=True) for t in w.sequence.tokens[s.start : s.stop]
             ),
@@ -74,6 +85,7 @@ class Runner:
             variants=self._each(work, [w.sequence.rope_variant for w in work]),
             mix=self._mix(work),
         )
+        return batch if self._device.type == "cpu" else moved(batch, self._device)
 
     def _groups(self, groups: list[list[Work]]) -> Iterable[Group]:
         start = 0
@@ -94,8 +106,8 @@ class Runner:
             yield Group(
                 start=start,
                 end=end,
-                positions=torch.tensor(positions, device=self._device),
-                tables=torch.tensor([t + [0] * (blocks - len(t)) for t in tables], device=self._device),
+                positions=torch.tensor(positions),
+                tables=torch.tensor([t + [0] * (blocks - len(t)) for t in tables]),
                 counts=self._tensor(lengths),
                 padded=padded,
                 real=real,
@@ -113,7 +125,7 @@ class Runner:
         return self._tensor(value for w, value in zip(work, values, strict=True) for _ in range(w.tokens))
 
     def _tensor(self, values: Iterable[int]) -> Tensor:
-        return torch.tensor(list(values), dtype=torch.long, device=self._device)
+        return torch.tensor(list(values), dtype=torch.long)
 
 
 def _grouped(work: list[Work]) -> list[list[Work]]:

@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from inference_server.engines import kernels, memory, precision
+from inference_server.engines import kernels, memory, placement
 from inference_server.engines.adapters import COMBINED, Found
+from inference_server.engines.decode_graphs import recorded
 from inference_server.engines.engine import Load, ServedModel
 from inference_server.engines.fast_tokenizer import FastTokenizer
-from inference_server.engines.native import architecture, linear, weights
+from inference_server.engines.native import architecture, weights
 from inference_server.engines.native.architecture import Architecture
 from inference_server.engines.native.kv_cache import BLOCK, BlockAllocator, KVCache
 from inference_server.engines.native.model import Model
@@ -65,8 +66,8 @@ class NativeModel:
         if settings.chat_template:
             tokenizer.chat_template = chat_template(settings.chat_template)
         of = architecture.read(directory)
-        device = torch.device("cuda" if torch.cuda.is_available() and settings.device_map != "cpu" else "cpu")
-        dtype = _dtype(settings, device, family=of.family)
+        device = placement.device(settings)
+        dtype = placement.dtype(settings, device, family=of.family)
         say("packing the weights")
         strengths = dict(settings.adapter_strength)
         adapters = Found(Path(settings.adapters_dir), sizes=weights.sizes(of), strengths=strengths)
@@ -85,12 +86,13 @@ class NativeModel:
         context = min(of.context, blocks * BLOCK)
         if context < of.context:
             log.warning("memory is there for a context of %d tokens, not for the model's %d", context, of.context)
-        cache = KVCache(
-            layers=of.layers, kv_heads=of.kv_heads, head_dim=of.head_dim, blocks=blocks, dtype=dtype, device=device
-        )
-        allocator = BlockAllocator(blocks)
-        mix = _mix(adapters).to(device) if adapters.names else None
-        runner = Runner(Model(of, packed, cache, compiled), allocator, device=device, adapters=mix)
+        recording = device.type == "cuda" and settings.cuda_graphs == "auto"
+        sizes = {"layers": of.layers, "kv_heads": of.kv_heads, "head_dim": of.head_dim, "blocks": blocks + recording}
+        network = Model(of, packed, KVCache(**sizes, dtype=dtype, device=device), compiled)
+        where = {"spare": blocks, "dtype": dtype, "device": device}
+        graphs = recorded(network, of, most=MOST_RUNNING, context=context, **where) if recording else None
+        mix, allocator = _mix(adapters) if adapters.names else None, BlockAllocator(blocks)
+        runner = Runner(network, allocator, device=device, adapters=mix, graphs=graphs)
         scheduler = Scheduler(allocator, token_budget=STEP_TOKENS, most_running=MOST_RUNNING)
         steps = "kernels of its own" if compiled else "torch's operations"
         log.info("%s packed on %s as %s, %s, in %.1f s", directory, device, dtype, steps, time.monotonic() - began)
@@ -132,20 +134,12 @@ def _tokenizer(directory: Path) -> Any:
         return AutoTokenizer.from_pretrained(directory)
 
 
-def _dtype(settings: Settings, device: torch.device, *, family: str) -> torch.dtype:
-    """As asked for; otherwise bfloat16 where it is computed in hardware."""
-    wanted = "bfloat16" if settings.torch_dtype == "auto" else settings.torch_dtype
-    if device.type == "cpu":
-        return torch.bfloat16 if wanted == "bfloat16" and linear.cpu_has_bf16() else torch.float32
-    found = precision.for_card(wanted, device, family=family)
-    return {"bfloat16": torch.bfloat16, "float32": torch.float32}.get(found, torch.float16)
-
-
 def _blocks(of: Architecture, stored: torch.dtype, device: torch.device) -> int:
-    """Room for the model's whole context, or for as much of it as there is memory."""
-    block: int = 2 * of.layers * of.kv_heads * of.head_dim * BLOCK * stored.itemsize
+    """Room for the model's whole context, on a card for that of all who run; or for what there is memory for."""
+    block: int = of.kv_values_per_token * BLOCK * stored.itemsize
     fitting = int(memory.free(device) * SHARE_FOR_CACHE) // block
-    return max(1, min(-(-max(of.context, CACHED_TOKENS) // BLOCK), fitting))
+    wanted = max(of.context, CACHED_TOKENS) if device.type == "cpu" else of.context * MOST_RUNNING
+    return max(1, min(-(-wanted // BLOCK), fitting))
 
 
 def _mix(adapters: Found) -> Tensor:
