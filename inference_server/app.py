@@ -1,8 +1,9 @@
 """The HTTP server over an engine: ``create_app(engine, settings)``. Nothing loads before the server starts."""
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,11 @@ from starlette.exceptions import HTTPException
 
 from inference_server import chat, limits, openai_routes, probes
 from inference_server.description import body, describe
+from inference_server.door import Door
 from inference_server.engines.engine import Engine, Generation
 from inference_server.errors import Refusal, envelope, error
 from inference_server.headers import REQUEST_ID, RequestIds
-from inference_server.keys import guard
+from inference_server.keys import guard, known
 from inference_server.limits import Admission
 from inference_server.metrics import Metrics
 from inference_server.schemas import ChatReply, ChatRequest, ErrorReply, parse
@@ -54,6 +56,7 @@ def application(server: Server) -> FastAPI:
     app.include_router(openai_routes.routes(server), dependencies=guarded)
     describe(app, ChatRequest, *openai_routes.BODIES)
     _add_errors(app, server)
+    app.add_middleware(Door, admission=server.admission, metrics=server.metrics, known=_bearer(settings))
     if settings.allowed_origin:
         app.add_middleware(
             CORSMiddleware,
@@ -64,6 +67,13 @@ def application(server: Server) -> FastAPI:
         )
     app.add_middleware(RequestIds)
     return app
+
+
+def _bearer(settings: Settings) -> Callable[[str], bool]:
+    """Whether a header ``Authorization`` opens this server."""
+    if not settings.api_keys_file:
+        return lambda _: True
+    return partial(known, path=Path(settings.api_keys_file))
 
 
 def _add_errors(app: FastAPI, server: Server) -> None:
@@ -103,9 +113,7 @@ def _chat(server: Server) -> APIRouter:
     async def answer(request: Request) -> Response:
         """KAITO's endpoint: a prompt goes on, or a conversation gets its reply."""
         began, model = time.monotonic(), server.model()
-        sent = await limits.read_json(
-            request, most=server.settings.max_body_bytes, seconds=server.settings.body_seconds
-        )
+        sent = await limits.read_json(request, settings=server.settings)
         with server.admission.place():
             asked = await run_in_threadpool(parse, sent, as_a=ChatRequest)
             turn = await run_in_threadpool(chat.prepare, asked, model=model, pipeline=server.settings.pipeline)

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from starlette.requests import ClientDisconnect, Request
 
 from inference_server.errors import BodyTooLarge, BodyTooSlow, Busy, ClientGone, NotJson, Unavailable
+from inference_server.settings import Settings
 
 Answer = TypeVar("Answer")
 
@@ -16,21 +17,27 @@ class Admission:
     """The door: how many are inside, and whether it is still open. Belongs to the event loop."""
 
     def __init__(self, *, places: int) -> None:
-        self._places = places
         self.inside = 0
         self.closed = False
+        self._places = places
+        self.full = Busy(f"{places} requests are being answered or wait: come again later")
+        self.leaving = Unavailable("the server is about to stop")
 
     def close(self) -> None:
         """Lets nobody in any more; who is inside stays until the answer."""
         self.closed = True
 
+    def refusal(self) -> Busy | Unavailable | None:
+        """Why nobody gets a place now: one of two, which never change."""
+        if self.closed:
+            return self.leaving
+        return self.full if self.inside >= self._places else None
+
     @contextmanager
     def place(self) -> Iterator[None]:
         """A place from here to the answer. Raises Busy or Unavailable."""
-        if self.closed:
-            raise Unavailable("the server is about to stop")
-        if self.inside >= self._places:
-            raise Busy(f"{self.inside} requests are being answered or wait: come again later")
+        if refusal := self.refusal():
+            raise type(refusal)(refusal.detail)  # another one, for a raised exception holds on to those who raised it
         self.inside += 1
         try:
             yield
@@ -38,16 +45,16 @@ class Admission:
             self.inside -= 1
 
 
-async def read_json(request: Request, *, most: int, seconds: float) -> bytes:
+async def read_json(request: Request, *, settings: Settings) -> bytes:
     """The body of a request that says it is JSON. Raises a Refusal if it is another type, too large or too slow."""
     declared = request.headers.get("content-type", "").split(";")[0].strip().lower()
     if declared != "application/json" and not (declared.startswith("application/") and declared.endswith("+json")):
         raise NotJson("send JSON with the header Content-Type: application/json")
     try:
-        async with asyncio.timeout(seconds):
-            return await _body(request, most=most)
+        async with asyncio.timeout(settings.body_seconds):
+            return await _body(request, most=settings.max_body_bytes)
     except TimeoutError as error:
-        raise BodyTooSlow(f"the body did not arrive within {seconds:g} s") from error
+        raise BodyTooSlow(f"the body did not arrive within {settings.body_seconds:g} s") from error
     except ClientDisconnect as error:
         raise ClientGone("the client went away") from error
 

@@ -17,6 +17,7 @@ from inference_server import errors, limits, openai
 from inference_server.description import body
 from inference_server.engines.engine import ServedModel
 from inference_server.errors import BadRequest, ClientGone, Refusal
+from inference_server.limits import read_json
 from inference_server.openai import Asked
 from inference_server.openai_replies import CHAT, COMPLETION, Kind, Reply
 from inference_server.openai_schemas import (
@@ -36,7 +37,9 @@ Body = TypeVar("Body", bound=BaseModel)
 class Completion(Response):
     """An answer, made while it is sent: its place is held from here to the last byte, whatever happens."""
 
-    def __init__(self, server: Server, request: Request, prepare: Callable[[ServedModel], Asked], kind: Kind) -> None:
+    def __init__(
+        self, server: Server, request: Request, prepare: Callable[[bytes, ServedModel], Asked], kind: Kind
+    ) -> None:
         super().__init__()
         self._server, self._request, self._prepare, self._kind = server, request, prepare, kind
         self._began = time.monotonic()
@@ -45,8 +48,9 @@ class Completion(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Raises a Refusal as long as nothing is sent."""
         model = self._server.model()
+        sent = await read_json(self._request, settings=self._server.settings)
         with self._server.admission.place():
-            asked = await run_in_threadpool(self._prepare, model)
+            asked = await run_in_threadpool(self._prepare, sent, model)
             reply = Reply(asked, self._kind, model=model)
             if asked.stream:
                 try:
@@ -122,22 +126,33 @@ def routes(server: Server) -> APIRouter:
     """The routes over this server."""
     router = APIRouter()
 
-    async def read(request: Request, as_a: type[Body]) -> Body:
-        server.model()
-        most, seconds = server.settings.max_body_bytes, server.settings.body_seconds
-        return await run_in_threadpool(parse, await limits.read_json(request, most=most, seconds=seconds), as_a=as_a)
-
     @router.post("/v1/chat/completions", openapi_extra=body(ChatCompletionRequest))
     async def chat(request: Request) -> Response:
         """A conversation gets its reply."""
-        asked = await read(request, ChatCompletionRequest)
-        return Completion(server, request, lambda model: openai.chat(asked, model=model), CHAT)
+        return Completion(server, request, _turn, CHAT)
 
     @router.post("/v1/completions", openapi_extra=body(CompletionRequest))
     async def completion(request: Request) -> Response:
         """A prompt, or several, go on."""
-        asked = await read(request, CompletionRequest)
-        return Completion(server, request, lambda model: openai.completion(asked, model=model), COMPLETION)
+        return Completion(server, request, _text, COMPLETION)
+
+    _add_tokens(router, server)
+    _add_models(router, server)
+    return router
+
+
+def _turn(sent: bytes, model: ServedModel) -> Asked:
+    return openai.chat(parse(sent, as_a=ChatCompletionRequest), model=model)
+
+
+def _text(sent: bytes, model: ServedModel) -> Asked:
+    return openai.completion(parse(sent, as_a=CompletionRequest), model=model)
+
+
+def _add_tokens(router: APIRouter, server: Server) -> None:
+    async def read(request: Request, as_a: type[Body]) -> Body:
+        server.model()
+        return await run_in_threadpool(parse, await read_json(request, settings=server.settings), as_a=as_a)
 
     @router.post("/tokenize", openapi_extra=body(TokenizeRequest))
     async def tokenize(request: Request) -> Response:
@@ -163,9 +178,6 @@ def routes(server: Server) -> APIRouter:
         openai.named(asked.model, model=model)
         ids = openai.check_ids(asked.tokens, model=model, param="tokens")
         return JSONResponse({"prompt": await run_in_threadpool(model.tokenizer.decode, ids)})
-
-    _add_models(router, server)
-    return router
 
 
 def _add_models(router: APIRouter, server: Server) -> None:
