@@ -45,7 +45,7 @@ def deploy(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Apply without asking.")] = False,
 ) -> None:
     """Make a Workspace from flags, or from answers where flags are missing; show it; apply it."""
-    from kaito_cli.manifest import Unclear, Wish, manifest, pairs
+    from kaito_cli.manifest import Unclear, Wish, manifest, mistakes, pairs
 
     asks = sys.stdin.isatty() and sys.stdout.isatty()
     space = meant(namespace, kubeconfig=kubeconfig, context=context)
@@ -58,14 +58,14 @@ def deploy(
         wanted = manifest(wish)
     except Unclear as unclear:
         raise typer.BadParameter(str(unclear)) from unclear
-    _refuse(wanted)
+    _refuse(mistakes(wanted))
     if dry_run:
+        _warn(wanted)
         typer.echo(printed(wanted, Format.YAML if output is Format.TEXT else output))
         return
     _show(wanted, output)
-    if asks and not yes:
-        typer.confirm("Apply it?", abort=True, err=True)
-    applied = on_cluster(lambda kube: _applied(kube, wanted), kubeconfig=kubeconfig, context=context)
+    asks = asks and not yes
+    applied = on_cluster(lambda kube: _applied(kube, wanted, asks=asks), kubeconfig=kubeconfig, context=context)
     _tell(applied, wish, output)
 
 
@@ -97,12 +97,19 @@ def _suggestion(preset: str, count: int) -> str | None:
     return sizes[0] if sizes else None
 
 
-def _refuse(wanted: "Manifest") -> None:
-    from kaito_cli.manifest import mistakes
-
-    if wrong := mistakes(wanted):
+def _refuse(wrong: list[str]) -> None:
+    if wrong:
         sys.stderr.write("".join(f"{line}\n" for line in wrong))
         raise typer.Exit(1)
+
+
+def _warn(wanted: "Manifest") -> None:
+    """What an installation with our images would refuse; whether it has them is not known without a cluster."""
+    from kaito_cli.manifest import mistakes
+    from kaito_operator.api.runtime import Runtime
+
+    for line in mistakes(wanted, runtime=Runtime()):
+        sys.stderr.write(f"refused where our runtime serves it: {line}\n")
 
 
 def _show(wanted: "Manifest", output: Format) -> None:
@@ -113,10 +120,16 @@ def _show(wanted: "Manifest", output: Format) -> None:
     typer.echo(plan, err=output is not Format.TEXT)
 
 
-async def _applied(kube: "Kube", wanted: "Manifest") -> "dict[str, Any]":
-    """Server-side apply as kaito-cli. Raises Complaint where there is no such kind."""
+async def _applied(kube: "Kube", wanted: "Manifest", *, asks: bool) -> "dict[str, Any]":
+    """Server-side apply as kaito-cli, of what this cluster's operator takes. Raises Complaint where there is no such
+    kind."""
+    from kaito_cli.installed import runtime
+    from kaito_cli.manifest import mistakes
     from kaito_operator.kube.errors import NotFound
 
+    _refuse(mistakes(wanted, runtime=await runtime(kube)))
+    if asks:
+        typer.confirm("Apply it?", abort=True, err=True)
     try:
         return dict(await kube.apply(wanted))
     except NotFound as unknown:

@@ -5,13 +5,14 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from kaito_cli.installed import OPERATOR, environment, runs_as
 from kaito_operator.api.conditions import by_type
 from kaito_operator.api.labels import GPU_RESOURCE
 from kaito_operator.gpu_provisioner.errors import NO_CLUSTER, NO_ROLE, NO_SUBNET_ROLE, NO_TOKEN
 
 Manifest = Mapping[str, Any]
 WORKSPACES, MACHINES, NODECLAIMS = "workspaces.kaito.sh", "machines.karpenter.sh", "nodeclaims.karpenter.sh"
-OPERATOR, PROVISIONER = "workspace", "gpu-provisioner"
+PROVISIONER = "gpu-provisioner"
 GPU_MAKERS = ("nvidia.com/gpu.present", "kubernetes.azure.com/accelerator", "accelerator")
 """Labels by which a node is known to have a GPU, whatever its device plugin says."""
 NEEDED = (
@@ -111,8 +112,7 @@ def _controllers(seen: Examined) -> Iterator[Finding]:
 
 def _model_files(operator: Manifest | None) -> Iterator[Finding]:
     """Without a runtime image there are KAITO's own images, and so KAITO's own models, alone."""
-    containers = operator["spec"]["template"]["spec"]["containers"] if operator else ()
-    env = {each["name"]: each.get("value", "") for c in containers for each in c.get("env", ())}
+    env = environment(operator)
     asked, runtime = env.get("KAITO_MODEL_FILES", ""), env.get("KAITO_RUNTIME_IMAGE", "")
     if asked in ("volume", "hub") and not runtime:
         told = f"modelFiles is {asked}, and there is no image to run over the files"
@@ -134,14 +134,6 @@ def _controller(all: Iterable[Manifest], what: str, runs: str, install: str, *, 
         return Finding(what, Verdict.OK, f"{who}, {ready} ready")
     look = f"kubectl -n {meta['namespace']} logs deployment/{meta['name']}"
     return Finding(what, Verdict.WRONG, f"{who} has no ready pod", look)
-
-
-def runs_as(deployment: Manifest, controller: str) -> bool:
-    """Whether it runs our program as this controller, or says so by its name."""
-    containers = deployment["spec"]["template"]["spec"]["containers"]
-    return any(list(c.get("command", []))[-1:] == [controller] for c in containers) or (
-        deployment["metadata"].get("labels", {}).get("app.kubernetes.io/name", "").removeprefix("kaito-") == controller
-    )
 
 
 def _admission(seen: Examined) -> Iterator[Finding]:

@@ -2,7 +2,10 @@
 
 import re
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from kaito_operator.api.runtime import Runtime
 
 Manifest = dict[str, Any]
 MODEL_FILES = "kaito.sh/model-files"
@@ -62,13 +65,16 @@ def pairs(given: list[str], *, option: str) -> dict[str, str]:
     return {key: value for key, _, value in (one.partition("=") for one in given)}
 
 
-def mistakes(wanted: Manifest) -> list[str]:
-    """What the operator would refuse, one line each with what to write instead."""
+def mistakes(wanted: Manifest, *, runtime: "Runtime | None" = None) -> list[str]:
+    """What the operator would refuse, one line each with what to write instead.
+
+    ``runtime``: of the installation; None where it is not known, and then not judged by.
+    """
     from kaito_operator.api.validation import problems
     from kaito_operator.api.workspace import parse_workspace
     from presets.catalog import load_catalog
 
-    return [str(problem) for problem in problems(parse_workspace(wanted), catalog=load_catalog())]
+    return [str(problem) for problem in problems(parse_workspace(wanted), catalog=load_catalog(), runtime=runtime)]
 
 
 def consequences(wanted: Manifest) -> str:

@@ -90,6 +90,19 @@ def too_old(size: InstanceType, *, catalog: Catalog, oldest: Capability = OLDEST
     )
 
 
+def split_by_kaito(model: Model, *, machines: int, gpus: int) -> str:
+    """Why one copy of a model in KAITO's image cannot be on so many machines; "" if it can.
+
+    ``gpus``: of each; 0 if that is not known.
+    """
+    each, left = divmod(model.gpus, machines)
+    if left or not each:
+        return f"KAITO's {model.name} has {model.gpus} parts, one for each GPU: resource.count must divide that"
+    if gpus and gpus < each:
+        return f"KAITO's {model.name} has {each} parts on each of {machines} machines, and a machine has {gpus} GPUs"
+    return ""
+
+
 def newer(size: InstanceType, *, catalog: Catalog, oldest: Capability = OLDEST) -> tuple[str, ...]:
     """The smallest sizes of the same cloud still sold that have as much GPU memory on cards that are new enough."""
     able = [

@@ -7,10 +7,12 @@ may have been stored under older rules; and what needs the catalogue is checked 
 import re
 from collections.abc import Iterator
 
-from kaito_operator.api import labels, pod_template
+from kaito_operator.api import labels, machines_asked, pod_template
 from kaito_operator.api.fields import DNS_LABEL
+from kaito_operator.api.machines_asked import Asked
 from kaito_operator.api.problems import Problem
 from kaito_operator.api.reasons import Reason
+from kaito_operator.api.runtime import Runtime
 from kaito_operator.api.selectors import matches
 from kaito_operator.api.sources import Source
 from kaito_operator.api.spec import (
@@ -25,7 +27,6 @@ from kaito_operator.api.spec import (
 )
 from kaito_operator.api.workspace import Workspace, WorkspaceBody
 from presets.catalog import Catalog, Model, UnknownModel
-from presets.fit import Misfit, fits
 
 RESERVED_LABELS = (labels.WORKSPACE, labels.WORKSPACE_NAMESPACE)
 LABEL_KEY = re.compile(r"([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
@@ -33,12 +34,16 @@ ADAPTER_NAME = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9]*[A-Za-z0-9])?")
 METHODS = ("lora", "qlora")
 
 
-def problems(workspace: Workspace, *, catalog: Catalog) -> tuple[Problem, ...]:
-    """Everything to mend, in the order of the fields; empty if the Workspace can be worked on."""
+def problems(workspace: Workspace, *, catalog: Catalog, runtime: Runtime | None = None) -> tuple[Problem, ...]:
+    """Everything to mend, in the order of the fields; empty if the Workspace can be worked on.
+
+    ``runtime``: of the installation, where it is known; else what depends on it is not judged.
+    """
     found = list(_name(workspace))
     found += workspace.problems
     if workspace.body is not None:
         found += _body(workspace.body, catalog=catalog)
+        found += _machines(workspace, workspace.body, catalog=catalog, runtime=runtime)
     return tuple(found)
 
 
@@ -56,9 +61,20 @@ def _body(body: WorkspaceBody, *, catalog: Catalog) -> Iterator[Problem]:
     if (body.inference is None) == (body.tuning is None):
         yield Problem("inference", "write exactly one of inference and tuning")
     if body.inference is not None:
-        yield from _inference(body.inference, resource=body.resource, catalog=catalog)
+        yield from _inference(body.inference, catalog=catalog)
     if body.tuning is not None:
         yield from _tuning(body.tuning, resource=body.resource, catalog=catalog)
+
+
+def _machines(
+    workspace: Workspace, body: WorkspaceBody, *, catalog: Catalog, runtime: Runtime | None
+) -> Iterator[Problem]:
+    preset = body.tuning.preset if body.tuning else body.inference.preset if body.inference else None
+    if preset is None:
+        return
+    source = workspace.annotations.get(labels.MODEL_FILES, "")
+    asked = Asked(preset, body.resource, tuned=body.tuning is not None, source=source, runtime=runtime)
+    yield from machines_asked.problems(asked, _model(preset, catalog=catalog), catalog=catalog)
 
 
 def _selector(resource: Resource) -> Iterator[Problem]:
@@ -93,12 +109,11 @@ def _labels_of_a_bought_machine(resource: Resource) -> dict[str, str]:
     }
 
 
-def _inference(inference: Inference, *, resource: Resource, catalog: Catalog) -> Iterator[Problem]:
+def _inference(inference: Inference, *, catalog: Catalog) -> Iterator[Problem]:
     if (inference.preset is None) == (inference.template is None):
         yield Problem("inference", "write exactly one of inference.preset and inference.template")
     if inference.preset is not None:
         yield from _preset(inference.preset, at="inference.preset", catalog=catalog)
-        yield from _size(inference.preset, resource=resource, catalog=catalog)
     elif inference.template is not None:
         yield from pod_template.problems(inference.template, at="inference.template")
     yield from _adapters(inference.adapters)
@@ -123,26 +138,6 @@ def _preset(preset: Preset, *, at: str, catalog: Catalog) -> Iterator[Problem]:
             "Secret with your token for the Hub in presetOptions.modelAccessSecret"
         )
         yield Problem(f"{at}.accessMode", told)
-
-
-def _size(preset: Preset, *, resource: Resource, catalog: Catalog) -> Iterator[Problem]:
-    """Whether the machines are known and large enough. Nothing is bought that is known not to do."""
-    at, wanted, model = "resource.instanceType", resource.instance_type, _model(preset, catalog=catalog)
-    if not wanted:
-        return
-    size = catalog.instance_type(wanted)
-    if size is None:
-        nearest = catalog.like(wanted)
-        hint = f"did you mean {' or '.join(nearest)}?" if nearest else "`kaito models NAME` lists the sizes that fit"
-        yield Problem(at, f"there is no instance type {wanted!r}; {hint}", Reason.UNKNOWN_INSTANCE_TYPE)
-        return
-    if model is None:
-        return
-    fit = fits(model, size, resource.count, catalog=catalog)
-    if isinstance(fit, Misfit):
-        sizes = f"; these are large enough: {catalog.with_prices(fit.sizes)}" if fit.sizes else ""
-        more = f"; or write resource.count: {fit.count}" if fit.count else ""
-        yield Problem(at, f"{'; '.join(fit.problems)}{sizes}{more}", Reason.DOES_NOT_FIT)
 
 
 def _model(preset: Preset, *, catalog: Catalog) -> Model | None:
@@ -170,7 +165,6 @@ def _tuning(tuning: Tuning, *, resource: Resource, catalog: Catalog) -> Iterator
     if resource.count != 1:
         yield Problem("resource.count", "tuning runs on one node, write 1")
     yield from _preset(tuning.preset, at="tuning.preset", catalog=catalog)
-    yield from _size(tuning.preset, resource=resource, catalog=catalog)
     model = _model(tuning.preset, catalog=catalog)
     if model is not None and not model.tuning:
         able = " and ".join(catalog.tunable_like(model.name)) or "others"

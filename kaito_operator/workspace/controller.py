@@ -20,6 +20,7 @@ from kaito_operator.api.kinds import (
 )
 from kaito_operator.api.problems import listed
 from kaito_operator.api.reasons import ConditionType
+from kaito_operator.api.runtime import Runtime
 from kaito_operator.api.validation import problems
 from kaito_operator.api.workspace import conditions_of, parse_workspace
 from kaito_operator.hub_board import HubBoard
@@ -64,7 +65,7 @@ def workspace_controller(settings: WorkspaceSettings, catalog: Catalog) -> Contr
         reads=partial(reads, purchase=installed.purchase),
         observe=partial(observe, progress_of=training.of, words_of=loading.of, answer_of=hub.of),
         background=(training.keep_up, loading.keep_up, hub.keep_up),
-        mistakes=partial(mistakes, catalog=catalog),
+        mistakes=partial(mistakes, catalog=catalog, runtime=installed.runtime),
         door=Door(settings.webhook_port, Path(settings.webhook_certificates))
         if settings.webhook_certificates
         else None,
@@ -77,9 +78,9 @@ def _hub(settings: WorkspaceSettings) -> Hub:
     return Hub(cache=Path(settings.hub_cache), token=settings.hub_token, endpoint=settings.hub_endpoint or ENDPOINT)
 
 
-def mistakes(manifest: Manifest, *, catalog: Catalog) -> str:
+def mistakes(manifest: Manifest, *, catalog: Catalog, runtime: Runtime) -> str:
     """Everything to mend in a Workspace, as a pass would say it."""
-    return listed(problems(parse_workspace(manifest), catalog=catalog))
+    return listed(problems(parse_workspace(manifest), catalog=catalog, runtime=runtime))
 
 
 def concerns(manifest: Manifest, mirror: Mirror) -> Iterator[Key]:

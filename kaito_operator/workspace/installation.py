@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from kaito_operator.api.runtime import Runtime
 from kaito_operator.api.sources import Source
 from kaito_operator.settings import WorkspaceSettings
 from kaito_operator.workspace.purchase import MACHINES, NodeClass, Purchase, node_claims
@@ -37,6 +38,11 @@ class Installation:
     """How long a node in use may be not Ready before another takes its place."""
     tuning_storage_class: str = ""
     """The storage class of the volume that outlives a tuning pod; "" keeps checkpoints with the pod alone."""
+
+    @property
+    def runtime(self) -> Runtime:
+        """What of it a Workspace is judged by."""
+        return Runtime(self.model_files, bool(self.runtime_image), self.oldest_card)
 
 
 def installation(settings: WorkspaceSettings) -> Installation:

@@ -17,16 +17,6 @@ RANK = "apps.kubernetes.io/pod-index"
 COPY = 'mkdir -p "$TARGET" && cp -r /data/. "$TARGET"'
 
 
-def spreads(model: Model, *, machines: int, gpus: int) -> str:
-    """Why one copy of a model cannot be on so many machines; "" if it can."""
-    each, left = divmod(model.gpus, machines)
-    if left or not each:
-        return f"KAITO's {model.name} has {model.gpus} parts, one for each GPU: resource.count must divide that"
-    if gpus and gpus < each:
-        return f"KAITO's {model.name} has {each} parts on each of {machines} machines, and a machine has {gpus} GPUs"
-    return ""
-
-
 def container(
     workspace: Workspace,
     model: Model,

@@ -90,7 +90,8 @@ def model_files(
     """The row of the table; or why there are no files."""
     options, runtime = preset.preset_options, installation.runtime_image
     own = (options.image if options else None) or ""
-    source = _source(workspace, model, own=own, installation=installation)
+    asked = workspace.annotations.get(labels.MODEL_FILES, "")
+    source = installation.runtime.source(model, asked=asked, own=bool(own))
     if source in (Source.KAITO, Source.VOLUME):
         image = own or _public(model, installation=installation)
         if not image:
@@ -102,18 +103,6 @@ def model_files(
         secret = (options.model_access_secret if options else None) or ""
         return _from_hub(model, runtime=runtime, secret=secret)
     return Baked(own or f"{installation.registry}/kaito-{model.name}:{installation.version}")
-
-
-def _source(workspace: Workspace, model: Model, *, own: str, installation: Installation) -> Source:
-    """What is asked for: by the Workspace, else by the installation."""
-    if model.revision and not own:
-        return Source.HUB  # it was looked up there, and nobody has made an image of it
-    asked = Source(workspace.annotations.get(labels.MODEL_FILES, "") or installation.model_files)
-    if asked is not Source.AUTO:
-        return asked
-    if installation.runtime_image or not model.of_kaito:
-        return Source.BAKED if own else Source.HUB
-    return Source.KAITO
 
 
 def _public(model: Model, *, installation: Installation) -> str:

@@ -1,6 +1,6 @@
 """What one Workspace needs next: gates in their order.
 
-Deleted? Mistaken? Known to the Hub? Files to be had, and carried out at all? Machines there? Nodes ready? Tuned?
+Deleted? Mistaken? Known to the Hub? Files to be had? Machines there? Nodes ready? Tuned?
 Workload as wanted? Model answering? The first gate that is closed names condition, reason and message; what is wanted
 up to there is written all the same.
 """
@@ -36,7 +36,6 @@ from kaito_operator.workspace.placement import Placement, placement
 from kaito_operator.workspace.purchase import Purchase
 from kaito_operator.workspace.seen import Node
 from kaito_operator.workspace.status import Standing
-from kaito_operator.workspace.support import unsupported
 from kaito_operator.workspace.task import Needs, ServedPreset, Task, task
 from kaito_operator.workspace.workload import left_running, workload
 from presets.catalog import Catalog, InstanceType
@@ -48,14 +47,12 @@ def plan(seen: Observed, now: datetime, *, catalog: Catalog, installation: Insta
     catalog = hub_models.extended(catalog, seen.hub)
     if workspace.deleted_at is not None:
         return farewell(seen, deleted_at=workspace.deleted_at, now=now, bought=installation.purchase.kind)
-    found = problems(workspace, catalog=catalog)
+    found = problems(workspace, catalog=catalog, runtime=installation.runtime)
     if found or body is None:
         return _reported(seen, status.stopped(_mistaken(found), bought=bought), now=now)
     if told := hub_models.gate(body, seen.hub, catalog=catalog):
         return _reported(seen, status.stopped(told, bought=bought), now=now)
     asked = task(seen, catalog=catalog, installation=installation)
-    if not isinstance(asked, Finding):
-        asked = unsupported(asked, body.resource, catalog=catalog, oldest=installation.oldest_card) or asked
     if isinstance(asked, Finding):
         return _reported(seen, status.stopped(asked, bought=bought), now=now)
     return _worked_on(seen, body.resource, asked, now=now, catalog=catalog, installation=installation)

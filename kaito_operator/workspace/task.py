@@ -10,7 +10,7 @@ from kaito_operator.workspace.adapters import ServedAdapter
 from kaito_operator.workspace.finding import Finding, wrong
 from kaito_operator.workspace.installation import Installation
 from kaito_operator.workspace.job_diagnosis import Result
-from kaito_operator.workspace.model_files import Baked, KaitoImage, ModelFiles, Ours
+from kaito_operator.workspace.model_files import KaitoImage, ModelFiles, Ours
 from kaito_operator.workspace.observe import Observed
 from kaito_operator.workspace.seen import Job, Pod
 from presets.catalog import Catalog, Model
@@ -53,13 +53,6 @@ class ServedPreset:
     def spreads(self) -> bool:
         """Whether all pods together are one replica: KAITO's server can, ours is one process on one machine."""
         return self.model.distributed and isinstance(self.files, KaitoImage)
-
-    @property
-    def by_this_installation(self) -> bool:
-        """Whether the runtime is one of the installation's, whose torch is known: not KAITO's, nor the user's own."""
-        options = self.preset.preset_options
-        named = isinstance(self.files, Baked) and options is not None and bool(options.image)
-        return not named and not isinstance(self.files, KaitoImage)
 
     @property
     def needs(self) -> Needs:

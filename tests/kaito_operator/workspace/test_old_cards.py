@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 
 from kaito_operator.api.sources import Source
+from kaito_operator.api.spec import DEFAULT_INSTANCE_TYPE
 from kaito_operator.settings import WorkspaceSettings
+from kaito_operator.workspace.controller import mistakes
 from kaito_operator.workspace.installation import Installation, installation
 from kaito_operator.workspace.machines import machine_name
 from tests.support.builders import UID, a_node, a_ready_machine, a_workspace, rolled_out, stored
@@ -79,9 +81,23 @@ def test_no_machine_is_bought_whose_cards_the_runtime_has_no_code_for(case: str)
     assert (todo.apply, todo.delete) == ((), ())
     assert (status, reason) == ("False", "DoesNotFit")
     assert "are of compute capability 7.0, and the runtime is built for 7.5 and newer" in message
-    assert "What to do: take another instanceType, such as Standard_N" in message
+    assert message.startswith("resource.instanceType: the V100 cards of Standard_NC")
+    assert "; write another, such as Standard_N" in message
     assert "Standard_NC4as_T4_v3 (0.53 USD an hour)" in message
-    assert "or name an image in presetOptions.image whose torch has code for these cards" in message
+    assert "; or name an image in presetOptions.image whose torch has code for them" in message
+    by_default = DEFAULT_INSTANCE_TYPE in message.partition("; write another")[0]
+    assert ("(which is taken where none is written)" in message) == by_default
+    assert ("(annotation kaito.sh/model-files: kaito)" in message) == ("inference" in workspace)
+    assert door_says(workspace, installed) == message, "admission says another thing"
+
+
+@pytest.mark.parametrize("case", BOUGHT)
+def test_the_door_lets_in_what_is_bought(case: str) -> None:
+    assert door_says(*BOUGHT[case]) == ""
+
+
+def door_says(workspace: Mapping[str, Any], installed: Installation) -> str:
+    return mistakes(workspace, catalog=CATALOG, runtime=installed.runtime)
 
 
 @pytest.mark.parametrize("case", BOUGHT)
@@ -116,7 +132,7 @@ def sizes_of_nvidia() -> Mapping[str, Any]:
 def test_what_is_suggested_instead_has_new_enough_cards_and_is_of_the_same_cloud() -> None:
     message = conditions(planned(a_workspace(preset="falcon-7b", instance_type="p3.2xlarge")))["WorkspaceReady"][2]
     assert "such as g4dn.xlarge" in message
-    assert "p3." not in message.partition("What to do:")[2]
+    assert "p3." not in message.partition("; write another")[2]
 
 
 def test_what_runs_already_is_left_alone() -> None:
