@@ -92,12 +92,13 @@ class NativeEngine:
         """See Engine."""
         from inference_server.engines.options import sampling as sampling_of
         from inference_server.engines.sampler import Chooser
-        from inference_server.engines.tokenizer import grammar
+        from inference_server.engines.tokenizer import ending, grammar
 
         if self._stopping.is_set():
             raise Stopped("the server stops")
         loop, steps = asyncio.get_running_loop(), asyncio.Queue[Step | Exception]()
         model = self._model.result()
+        request = ending(request, ends=model.ends, tokenizer=model.served.tokenizer)
         sampling, number = sampling_of(request, ends=model.ends)
         limit = min(request.max_new_tokens, model.served.context_length - len(request.prompt))
         grammars = [await asyncio.to_thread(grammar, model.served.tokenizer, request) for _ in range(number)]

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,8 @@ class HuggingFaceTokenizer:
         self._tokenizer = tokenizer
         self._vocabulary_size = vocabulary_size
         self._special = frozenset(tokenizer.all_special_ids)
+        self.end: int | None = tokenizer.eos_token_id
+        """By which a grammar says that an answer is complete."""
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
@@ -120,6 +123,21 @@ def grammar(tokenizer: Tokenizer, request: Generation) -> Grammar | None:
         return tokenizer.vocabulary.of_schema(schema)
     written = request.options.get("grammar")
     return tokenizer.vocabulary.of_lark(written) if written else None
+
+
+def ending(request: Generation, *, ends: Sequence[int], tokenizer: Tokenizer) -> Generation:
+    """The request, which with a grammar also ends by the token that says that its answer is complete.
+
+    Nothing else can come after that, whatever ``ends`` the model has, and whether or not they are to be ignored.
+    """
+    options = {key: value for key, value in request.options.items() if key != "ignore_eos"}
+    if not {"json_schema", "grammar"} & options.keys() or not isinstance(tokenizer, HuggingFaceTokenizer):
+        return request
+    if tokenizer.end is not None:
+        given = options.get("eos_token_id", ends)
+        own = (given,) if isinstance(given, int) else given
+        options["eos_token_id"] = list(dict.fromkeys((*own, tokenizer.end)))
+    return replace(request, options=options)
 
 
 def chat_template(given: str) -> str:

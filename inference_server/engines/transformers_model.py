@@ -37,7 +37,7 @@ from inference_server.engines.logits import OWN, OneSequence, told_of
 from inference_server.engines.options import OnlyGenerate, sampling
 from inference_server.engines.sampler import Chooser
 from inference_server.engines.threads import threads
-from inference_server.engines.tokenizer import HuggingFaceTokenizer, chat_template, grammar
+from inference_server.engines.tokenizer import HuggingFaceTokenizer, chat_template, ending, grammar
 from inference_server.schemas import GenerateKwargs
 from inference_server.settings import Settings
 
@@ -146,6 +146,7 @@ class TransformersModel:
         """The request as rows of the batch; none where only ``generate`` can do it. Raises InvalidParameters."""
         if self.batch is None or request.adapter is not None or "prompt_logprobs" in request.options:
             return []
+        request = ending(request, ends=self.ends, tokenizer=self.served.tokenizer)
         try:
             how, number = sampling(request, ends=self.ends)
         except OnlyGenerate:
@@ -158,6 +159,7 @@ class TransformersModel:
         """Puts each step as it comes, until all sequences end or nobody wants them. Raises EngineError."""
         if unwanted():
             return
+        request = ending(request, ends=self.ends, tokenizer=self.served.tokenizer)
         own = OneSequence(request.options, prompt=len(request.prompt), grammar=grammar(self.served.tokenizer, request))
         follow = _Follow(put if _one_sequence(request.options) else None, unwanted=unwanted, told=own.told)
         options = {"pad_token_id": self._pad, "eos_token_id": list(self.ends) or None, **request.options}

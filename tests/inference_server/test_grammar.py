@@ -86,6 +86,37 @@ async def test_an_answer_keeps_its_schema_beside_one_that_has_none(client: httpx
         assert "the schema cannot be used" in reply.json()["error"]["message"]
 
 
+async def test_what_is_complete_ends_also_where_the_end_is_to_be_ignored(client: httpx.AsyncClient) -> None:
+    schemas, calls = await asyncio.gather(
+        asked(client, SCHEMA, seed=1, ignore_eos=True), called(client, NAMED, ignore_eos=True)
+    )
+    assert schemas.json()["choices"][0]["finish_reason"] == "stop"
+    assert schemas.json()["usage"]["completion_tokens"] < 40
+    assert [name for name, _ in calls] == ["weather"]
+
+
+def with_other_ends(model: Path, directory: Path) -> Path:
+    """The model, whose texts end by token 3."""
+    for file in model.iterdir():
+        (directory / file.name).symlink_to(file)
+    for name in ("config.json", "generation_config.json"):
+        told = json.loads((model / name).read_text()) if (model / name).exists() else {}
+        (directory / name).unlink(missing_ok=True)
+        (directory / name).write_text(json.dumps({**told, "eos_token_id": 3}))
+    return directory
+
+
+@pytest.mark.parametrize("made", MADE)
+async def test_what_is_complete_ends_also_where_texts_end_otherwise_than_the_tokenizer_says(
+    made: str, smollm2: Path, tmp_path: Path
+) -> None:
+    """As with models whose generation_config.json names other ends than their tokenizer's ``eos_token``."""
+    with loaded(MADE[made], with_other_ends(smollm2, tmp_path), template="qwen2_5") as engine:
+        async with client_to(engine) as client:
+            reply = (await asked(client, SCHEMA, seed=1)).json()
+    assert (reply["choices"][0]["finish_reason"], reply["usage"]["completion_tokens"] < 40) == ("stop", True), reply
+
+
 WEATHER = {
     "type": "function",
     "function": {
