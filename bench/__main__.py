@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from bench import cluster as cluster
+from bench import gpu as gpu
 from bench import operator as operator
 from bench import provisioner as provisioner
 from bench import serving as serving

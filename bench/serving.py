@@ -11,6 +11,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
 
@@ -40,16 +41,21 @@ MEBIBYTE = 1 << 20
 
 
 @contextlib.contextmanager
-def server(*flags: str) -> Iterator[tuple[str, psutil.Process, float]]:
-    """A server of our own process: its URL, the process, and the seconds until it was ready."""
-    port, directory = free_port(), model.find()
+def server(
+    *flags: str, directory: Path | None = None, within: float = 120
+) -> Iterator[tuple[str, psutil.Process, float]]:
+    """A server of our own process: its URL, the process, and the seconds until it was ready; of the embedded model
+    unless a ``directory`` is given."""
+    port, directory = free_port(), directory or model.find()
     argv = [sys.executable, "-m", "inference_server", f"--pretrained_model_name_or_path={directory}", f"--port={port}"]
     argv += ["--host=127.0.0.1", "--pipeline=conversational", "--torch_dtype=bfloat16", *flags]
     began = time.monotonic()
     with subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ) as process:
         try:
             url = f"http://127.0.0.1:{port}"
-            eventually(lambda: _ready(url), within=120, what="the server")
+            eventually(lambda: process.poll() is not None or _ready(url), within=within, what="the server")
+            if process.poll() is not None:
+                raise RuntimeError(f"the server ended before it was ready: {' '.join(argv)}")
             yield url, psutil.Process(process.pid), time.monotonic() - began
         finally:
             process.terminate()
