@@ -48,8 +48,9 @@ def place(asked: str | None, *, context: str | None = None) -> Place:
     from local_cluster import cluster
     from local_cluster.state import ClusterDirectory
 
-    if cluster.is_up(LOCAL):
-        return Place(str(ClusterDirectory.of(LOCAL).kubeconfig), f"(on the local cluster {LOCAL})")
+    local = os.environ.get("KAITO_CLUSTER") or LOCAL  # as `kaito local` has it
+    if cluster.is_up(local):
+        return Place(str(ClusterDirectory.of(local).kubeconfig), f"(on the local cluster {local})")
     if (Path.home() / ".kube/config").exists():
         return Place(None)
     raise Complaint("no cluster: start one with `kaito local up`, or name a kubeconfig with --kubeconfig")

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,7 +17,7 @@ from kaito_cli.money import CloudOption, Offline, Region, Spot, prices
 
 if TYPE_CHECKING:
     from kaito_cli.proposal import Proposal
-    from presets.catalog import Catalog
+    from presets.catalog import Catalog, Model
 
 SHORT = 8192
 """Tokens of a conversation where nobody says how many."""
@@ -45,8 +45,15 @@ class Question:
     """False on nodes that are there already."""
     serves: bool = True
     """Whether what was tuned is served afterwards."""
-    own_torch: bool = False
-    """Whether an image is run that brings a torch of its own: KAITO's, or one of the user's."""
+    source: str = ""
+    """Where its files come from, as the annotation says."""
+    image: str = ""
+    """One of the user's."""
+
+    @property
+    def own_torch(self) -> bool:
+        """Whether an image is run that brings a torch of its own: KAITO's, or one of the user's."""
+        return self.source == "kaito" or (bool(self.image) and self.source != "volume")
 
 
 class Mistake(Exception):
@@ -81,7 +88,7 @@ def plan(
 
     catalog = load_catalog()
     try:
-        asked = _question(file, model, tuning, instance_type, count)
+        asked = _question(file, model, tuning, instance_type, count, catalog=catalog)
         chosen = find(asked.model, catalog, offline=offline)
         _check_size(asked.instance_type, catalog)
     except (Mistake, NoSuchModel) as mistake:
@@ -95,15 +102,17 @@ def plan(
         found = proposed_tuning(chosen, asked, context, catalog=catalog, prices=known.by_size, cloud=cloud)
     else:
         found = propose(chosen, asked, context, concurrency, catalog=catalog, prices=known.by_size, cloud=cloud)
+    if found.fits and (told := _against(asked, chosen, catalog)):
+        found = replace(found, problem=told, objects=[])
     _print(found, output)
     raise typer.Exit(0 if found.fits else DOES_NOT_FIT)
 
 
-def _question(file: str, model: str, tuning: Wanted, instance_type: str, count: int) -> Question:
+def _question(file: str, model: str, tuning: Wanted, instance_type: str, count: int, *, catalog: "Catalog") -> Question:
     if bool(file) == bool(model):
         raise Mistake("write either --filename FILE or --model NAME; `kaito models` lists the names")
     if file:
-        return _of_manifest(_read(file))
+        return _of_manifest(_read(file), catalog)
     return Question(model=model, method=tuning, instance_type=instance_type, count=count)
 
 
@@ -124,34 +133,49 @@ def _read(file: str) -> dict[str, Any]:
     raise Mistake(f"{file} holds no Workspace")
 
 
-def _of_manifest(manifest: dict[str, Any]) -> Question:
-    from pydantic import ValidationError
+def _of_manifest(manifest: dict[str, Any], catalog: "Catalog") -> Question:
+    """Raises Mistake for what the operator would refuse; whether it fits is what is to be found out."""
+    from kaito_operator.api.reasons import Reason
+    from kaito_operator.api.validation import problems
+    from kaito_operator.api.workspace import parse_workspace
 
-    from kaito_operator.api.workspace import WorkspaceBody
-
-    try:
-        body = WorkspaceBody.model_validate(manifest)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise Mistake(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
-    method, serves = Wanted.NO, True
-    if body.tuning is not None:
-        preset, method, serves = body.tuning.preset, Wanted(body.tuning.method.lower()), body.tuning.serve
-    elif body.inference is not None and body.inference.preset is not None:
-        preset = body.inference.preset
-    else:
+    meta = {"name": "workspace", **(manifest.get("metadata") or {})}
+    workspace = parse_workspace({**manifest, "metadata": meta})
+    wrong = [each for each in problems(workspace, catalog=catalog) if each.reason is not Reason.DOES_NOT_FIT]
+    body = workspace.body
+    if wrong or body is None:
+        raise Mistake("\n".join(map(str, wrong)))
+    preset = body.tuning.preset if body.tuning else body.inference.preset if body.inference else None
+    if preset is None:
         raise Mistake("a Workspace with a pod template of its own cannot be planned: nothing is known of its model")
-    size, options = body.resource.instance_type, preset.preset_options
-    source = ((manifest.get("metadata") or {}).get("annotations") or {}).get(MODEL_FILES, "")
     return Question(
         model=preset.name,
-        method=method,
-        instance_type=size,
+        method=Wanted(body.tuning.method.lower()) if body.tuning else Wanted.NO,
+        instance_type=body.resource.instance_type,
         count=body.resource.count,
-        buys=bool(size),
-        serves=serves,
-        own_torch=source == "kaito" or (bool(options and options.image) and source != "volume"),
+        buys=bool(body.resource.instance_type),
+        serves=body.tuning.serve if body.tuning else True,
+        source=workspace.annotations.get(MODEL_FILES, ""),
+        image=(preset.preset_options.image if preset.preset_options else None) or "",
     )
+
+
+def _against(asked: Question, model: "Model", catalog: "Catalog") -> str:
+    """What the operator has against the machines asked for, beside their memory: as with our runtime."""
+    from kaito_operator.api import machines_asked
+    from kaito_operator.api.machines_asked import Asked
+    from kaito_operator.api.runtime import Runtime
+    from kaito_operator.api.spec import LabelSelector, Preset, PresetOptions, Resource
+
+    options = PresetOptions(image=asked.image) if asked.image else None
+    wanted = Asked(
+        Preset(name=asked.model, preset_options=options),
+        Resource(count=asked.count, instance_type=asked.instance_type, label_selector=LabelSelector()),
+        tuned=asked.method is not Wanted.NO,
+        source=asked.source,
+        runtime=Runtime(),
+    )
+    return "; ".join(each.says for each in machines_asked.problems(wanted, model, catalog=catalog))
 
 
 def _check_size(name: str, catalog: "Catalog") -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from presets.advice import (
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from kaito_cli.plan import Question
 
 
+KAITO = "kaito"
+"""The source of model files that is KAITO's own image."""
 ANY_CARD: Capability = (0, 0)
 
 
@@ -108,15 +111,16 @@ def propose(
     able = offers(model, load, catalog=catalog, prices=prices, cloud=cloud)
     low, quick = cheapest(able), fastest(able)
     size = catalog.instance_type(asked.instance_type) if asked.instance_type else low[0].size if low else None
-    talk = "1 conversation" if concurrency == 1 else f"{concurrency} conversations"
-    what = f"{talk} of {context:,} tokens"
+    what = f"{_conversations(concurrency)} of {context:,} tokens"
     if size is None:
         return _nowhere(model, what, cure=_smaller(model, load, catalog=catalog, prices=prices, cloud=cloud))
     oldest = _oldest(asked)
-    offer = serve_on(model, size, load, machines=asked.count, catalog=catalog, prices=prices, oldest=oldest)
+    serve = partial(serve_on, model, size, load, machines=asked.count, catalog=catalog, prices=prices)
+    spread = asked.source == KAITO and model.distributed
+    offer, of_kaito = serve(oldest=oldest, spread=spread), serve(oldest=ANY_CARD)
     old = too_old(size, catalog=catalog, oldest=oldest)
-    of_kaito = serve_on(model, size, load, machines=asked.count, catalog=catalog, prices=prices, oldest=ANY_CARD)
-    more = spare(model, size, load, catalog=catalog)
+    more = spare(model, size, load, catalog=catalog, over=asked.count if spread else 1)
+    refused = problems(model, size, asked.count, catalog=catalog)
     return Proposal(
         model=model,
         what=what,
@@ -127,16 +131,16 @@ def propose(
         problem=offer.problem,
         cure=_newer_cards(low, of_kaito, published=bool(model.image_tag))
         if old
-        else _cure(low, more.longest_context)
+        else _cure(low, 0 if refused else more.longest_context)
         if offer.problem
         else "",
         spare=""
         if offer.problem
-        else f"a context of {more.longest_context:,} tokens, or {more.most_concurrent:,} conversations of {context:,}",
+        else f"a context of {more.longest_context:,} tokens, or {_conversations(more.most_concurrent)} of {context:,}",
         price=offer.price,
         cheapest=[_choice(each) for each in low],
         fastest=[_choice(each) for each in quick],
-        objects=[] if old or problems(model, size, asked.count, catalog=catalog) else _serving_objects(asked, size),
+        objects=[] if old or refused else _serving_objects(asked, size, spread=spread),
         loading=loading(model.file_bytes, disk_gib=model.disk_gib, cloud=size.cloud),
     )
 
@@ -179,6 +183,10 @@ def proposed_tuning(
         fastest=[],
         objects=_tuning_objects(asked, size) if model.tuning and not refused else [],
     )
+
+
+def _conversations(number: int) -> str:
+    return "1 conversation" if number == 1 else f"{number:,} conversations"
 
 
 def _oldest(asked: "Question") -> Capability:
@@ -244,8 +252,8 @@ def _choice(offer: ServingOffer | TuningOffer) -> Choice:
     return Choice(size=offer.size.name, price=offer.price, tokens_per_second=speed)
 
 
-def _serving_objects(asked: "Question", size: InstanceType) -> list[str]:
-    return [*_machines(asked, size), "Deployment", "Service (80, 29500)"]
+def _serving_objects(asked: "Question", size: InstanceType, *, spread: bool) -> list[str]:
+    return [*_machines(asked, size), "StatefulSet" if spread else "Deployment", "Service (80, 29500)"]
 
 
 def _tuning_objects(asked: "Question", size: InstanceType) -> list[str]:

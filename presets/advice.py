@@ -88,20 +88,23 @@ def serve_on(
     catalog: Catalog,
     prices: Prices,
     oldest: Capability = OLDEST,
+    spread: bool = False,
 ) -> ServingOffer:
-    """What serving this load on this size comes to. Each machine has a whole copy.
+    """What serving this load on this size comes to.
 
-    ``oldest``: the cards that the torch which would run has code for.
+    ``oldest``: the cards that the torch which would run has code for. ``spread``: one copy is over all machines, as in
+    KAITO's images of large models; else each has a whole one.
     """
-    room, split = _room(size, catalog), _split(model, size)
-    memory = _needs_on(model, size)(load)
+    over = machines if spread else 1
+    room, split = _room(size, catalog), _split(model, size, over)
+    memory = _needs_on(model, size, over)(load)
     return ServingOffer(
         size=size,
         machines=machines,
         memory=memory,
         room=room,
         tokens_per_second=_at_most(model, size, load, catalog=catalog),
-        problem=_refused(model, size, catalog)
+        problem=_refused(model, size, over, catalog)
         or too_old(size, catalog=catalog, oldest=oldest)
         or _too_long(model, load)
         or _overflow(memory, room, split),
@@ -109,9 +112,9 @@ def serve_on(
     )
 
 
-def spare(model: Model, size: InstanceType, load: Load, *, catalog: Catalog) -> Spare:
-    """How far context and concurrency could go, each with the other as asked for."""
-    room, needs = _room(size, catalog), _needs_on(model, size)
+def spare(model: Model, size: InstanceType, load: Load, *, catalog: Catalog, over: int = 1) -> Spare:
+    """How far context and concurrency could go, each with the other as asked for, of a copy over so many machines."""
+    room, needs = _room(size, catalog), _needs_on(model, size, over)
     longest = longest_context(needs, room, most=model.architecture.context, concurrency=load.concurrency)
     most = most_concurrent(needs, room, context=load.context)
     return Spare(longest_context=longest, most_concurrent=most)
@@ -183,14 +186,14 @@ def _room(size: InstanceType, catalog: Catalog) -> int:
     return catalog.gpu_bytes(size) if size.gpus else int(size.memory_gib * SHARE_FOR_PODS * GIB)
 
 
-def _split(model: Model, size: InstanceType) -> Split:
-    return layered(model.architecture, size.gpus) if size.gpus else ONE_GPU
+def _split(model: Model, size: InstanceType, machines: int) -> Split:
+    return layered(model.architecture, size.gpus * machines) if size.gpus else ONE_GPU
 
 
-def _needs_on(model: Model, size: InstanceType) -> Needs:
+def _needs_on(model: Model, size: InstanceType, machines: int) -> Needs:
     if not size.gpus:
         return partial(serving_on_cpu, model.weights)
-    return partial(serving, model.weights, split=_split(model, size))
+    return partial(serving, model.weights, split=_split(model, size, machines))
 
 
 def _at_most(model: Model, size: InstanceType, load: Load, *, catalog: Catalog) -> float | None:
@@ -205,9 +208,9 @@ def _at_most(model: Model, size: InstanceType, load: Load, *, catalog: Catalog) 
     return card.bandwidth_gb_s * 1e9 / read
 
 
-def _refused(model: Model, size: InstanceType, catalog: Catalog) -> str:
+def _refused(model: Model, size: InstanceType, machines: int, catalog: Catalog) -> str:
     """What the operator would say: nothing may be called fitting that it then refuses."""
-    return "; ".join(problems(model, size, 1, catalog=catalog))
+    return "; ".join(problems(model, size, machines, catalog=catalog))
 
 
 def _refused_without_need(model: Model, size: InstanceType, catalog: Catalog) -> str:

@@ -1,6 +1,7 @@
 """The commands against a whole cluster: deployed, followed, asked, read, and its health told."""
 
 import json
+import os
 import subprocess
 
 import pytest
@@ -35,5 +36,11 @@ def test_a_workspace_is_deployed_asked_and_read_by_the_command_line(cluster: Loc
         found = json.loads(kaito(cluster, "doctor", "-o", "json"))
         assert [f for f in found if f["verdict"] == "wrong"] == []
         assert {f["what"]: f["verdict"] for f in found}["workspace operator"] == "ok"
+        named = subprocess.run(
+            [str(KAITO), "doctor"],
+            env={**{k: v for k, v in os.environ.items() if k != "KUBECONFIG"}, "KAITO_CLUSTER": cluster.name},
+            capture_output=True, text=True, timeout=120, check=False,
+        )  # fmt: skip
+        assert named.stderr == f"(on the local cluster {cluster.name})\n", named.stdout
     finally:
         cluster.kubectl("delete", "workspace", "by-command", "--timeout=60s")
