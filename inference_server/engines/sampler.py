@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from random import Random
 
 import torch
 from torch import Tensor
@@ -59,21 +60,20 @@ class Sampling:
 
 @dataclass(slots=True)
 class Chooser:
-    """One request's settings with its own random generator, so that mates in the batch do not change its text."""
+    """One request's settings with its own random numbers, so that mates in the batch do not change its text."""
 
     sampling: Sampling
-    generator: torch.Generator = field(default_factory=torch.Generator)
     grammar: Grammar | None = None
     told: tuple[TokenLogprob, ...] = ()
     """About the last token, if asked for."""
     of_prompt: list[TokenLogprob] = field(default_factory=list)
     """About the prompt's tokens but for the first, as far as they are read, if asked for."""
 
+    _random: Random = field(init=False)
+
     def __post_init__(self) -> None:
-        if self.sampling.seed is None:
-            self.generator.seed()
-        else:
-            self.generator.manual_seed(self.sampling.seed)
+        seed = self.sampling.seed
+        self._random = Random(None if seed is None else seed % 2**64)  # Random takes -1 for 1
 
     @property
     def plain(self) -> bool:
@@ -81,10 +81,19 @@ class Chooser:
         own = self.sampling
         return own.greedy and not own.bends_logits and own.top_logprobs is None and self.grammar is None
 
-    def choose(self, logits: Tensor, *, prompt: Sequence[int], output: Sequence[int]) -> int:
-        """A token for ``logits`` [vocabulary] (float32, changed in place), given the tokens so far."""
+    def chance(self) -> float:
+        """The next number between 0 and 1, one for each token that is drawn."""
+        return self._random.random()
+
+    def choose(
+        self, logits: Tensor, *, prompt: Sequence[int], output: Sequence[int], chance: float | None = None
+    ) -> int:
+        """A token for ``logits`` [vocabulary] (float32, changed in place), given the tokens so far.
+
+        ``chance``: the number to draw it by, if that has been taken already.
+        """
         before = None if self.sampling.top_logprobs is None else logits.log_softmax(dim=0)
-        token = self._choose(logits, prompt=prompt, output=output)
+        token = self._choose(logits, prompt=prompt, output=output, chance=chance)
         if self.grammar:
             self.grammar.accept(token)
         if before is not None and self.sampling.top_logprobs is not None:
@@ -95,7 +104,7 @@ class Chooser:
         """Takes in the prompt's next ``tokens``; ``logits`` [tokens, vocabulary] are those before each."""
         self.of_prompt += told_of(logits, tokens, likeliest=self.sampling.prompt_logprobs or 0)
 
-    def _choose(self, logits: Tensor, *, prompt: Sequence[int], output: Sequence[int]) -> int:
+    def _choose(self, logits: Tensor, *, prompt: Sequence[int], output: Sequence[int], chance: float | None) -> int:
         if self.sampling.bends_logits:
             _bend(logits, self.sampling, prompt=prompt, output=output)
         if self.grammar:
@@ -103,8 +112,10 @@ class Chooser:
         if self.sampling.greedy:
             return int(logits.argmax())
         kept, tokens = _kept(logits / self.sampling.temperature, self.sampling)
-        drawn = torch.multinomial(kept, 1, generator=self.generator)
-        return int(tokens[drawn])
+        below = kept.cumsum(dim=0, dtype=torch.float64)
+        number = self.chance() if chance is None else chance
+        place = int(torch.searchsorted(below, number * below[-1], right=True))
+        return int(tokens[min(place, len(tokens) - 1)])
 
 
 def _bend(logits: Tensor, sampling: Sampling, *, prompt: Sequence[int], output: Sequence[int]) -> None:

@@ -5,16 +5,19 @@ test_native_on_a_card.py.
 """
 
 import logging
+from collections.abc import Callable
 from collections.abc import Sequence as Prompt
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from inference_server.engines import decode_graphs
+from inference_server.engines import decode_graphs, draws
 from inference_server.engines.decode_graphs import Shape, shapes
+from inference_server.engines.native import runner
 from inference_server.engines.native.kv_cache import BLOCK
 from inference_server.engines.native.scheduler import Sequence, Work
 from inference_server.engines.sampler import Chooser, Sampling
@@ -44,26 +47,27 @@ class Counted:
         return counted
 
 
-def watched(parts: Parts) -> list[Tensor]:
-    """Logits of every step from now on, as the network computes them and as they are chosen from."""
+def watched(parts: Parts, prompts: list[list[int]], *, new: int) -> tuple[list[list[int]], list[Tensor]]:
+    """The answers, and the logits [requests, vocabulary] of every step as they are chosen from."""
     seen: list[Tensor] = []
-    choose = parts.runner._choose
 
-    def watch(sequences: list[Sequence], logits: Tensor) -> Any:
-        order = sorted(range(len(sequences)), key=lambda place: sequences[place].prompt)
+    def watch(logits: Tensor, choosers: Prompt[Chooser], text: Callable[[int], draws.Text]) -> list[int]:
+        order = sorted(range(len(choosers)), key=lambda row: list(text(row)[0]))
         seen.append(logits[order].float().clone())
-        return choose(sequences, logits)
+        return draws.choose(logits, choosers, text)
 
-    parts.runner._choose = watch  # type: ignore[method-assign]
-    return seen
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runner, "draws", SimpleNamespace(choose=watch))
+        return parts.generated(prompts, new=new), seen
 
 
 def test_every_familys_logits_and_tokens_are_those_of_its_operations(family: tuple[Path, Any]) -> None:
     directory, _ = family
     prompts, new = [prompt(length, seed=length) for length in (3, LONG, 19)], 8
     eager, replayed = Parts.of_directory(directory), Parts.of_directory(directory, record=(count := Counted()))
-    recorded, wanted, found = count.replays, watched(eager), watched(replayed)
-    assert replayed.generated(prompts, new=new) == eager.generated(prompts, new=new)
+    recorded = count.replays
+    (answers, found), (expected, wanted) = (watched(parts, prompts, new=new) for parts in (replayed, eager))
+    assert answers == expected
     assert count.replays - recorded == new - 1, "all but the prompts' own step"
     assert len(found) == len(wanted) == new
     for one, other in zip(found, wanted, strict=True):

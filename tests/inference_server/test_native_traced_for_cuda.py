@@ -13,15 +13,15 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException
 
-from inference_server.engines import memory, placement
+from inference_server.engines import draws, memory, placement
 from inference_server.engines.decode_graphs import DecodeGraphs, shapes
 from inference_server.engines.native import architecture, served, weights
 from inference_server.engines.native.architecture import Architecture
 from inference_server.engines.native.kv_cache import BlockAllocator, KVCache
 from inference_server.engines.native.model import Model
-from inference_server.engines.native.runner import Runner, _grouped, _likeliest
+from inference_server.engines.native.runner import Runner, _grouped
 from inference_server.engines.native.scheduler import Scheduler, Sequence, Work
-from inference_server.engines.sampler import Chooser
+from inference_server.engines.sampler import Chooser, Sampling
 from inference_server.engines.transfer import moved
 from inference_server.settings import Settings
 from tests.inference_server.test_native_families import family
@@ -31,6 +31,7 @@ from tests.support.native import GREEDY, Parts
 __all__ = ["family"]
 pytestmark = pytest.mark.server
 ON_CARD = frozenset({"cuda"})
+SAMPLED = [Chooser(each) for each in (Sampling(seed=1), Sampling(seed=2, top_p=0.5), Sampling(seed=3, top_k=5))]
 BLOCKS, DTYPE = 32, torch.bfloat16
 
 
@@ -77,8 +78,11 @@ def test_any_other_step_goes_to_the_card_in_one_copy_and_waits_for_its_tokens_al
         assert len([name for name, devices in copied.seen if devices == {"cpu", "cuda"}]) == 1
         assert [each for each in computed.seen if each[1] != ON_CARD] == []
         assert (tuple(logits.shape), logits.device) == ((3, logits.shape[1]), CUDA)
-        with pytest.raises(DataDependentOutputException):
-            _likeliest(logits)
+        with Devices() as chosen, pytest.raises(DataDependentOutputException):
+            draws.choose(logits, SAMPLED, lambda _: ([], []))
+        between = [name for name, devices in chosen.seen if devices == {"cpu", "cuda"}]
+        assert len(between) == 3, "settings of each of the three kinds; tokens come back in one"
+        assert "tolist" not in "".join(name for name, _ in chosen.seen[:-1])
 
 
 def test_what_is_copied_at_once_is_what_it_was(tiny_model: Path) -> None:

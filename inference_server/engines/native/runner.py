@@ -6,6 +6,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
+from inference_server.engines import draws
 from inference_server.engines.decode_graphs import DecodeGraphs
 from inference_server.engines.native.attention import Group
 from inference_server.engines.native.kv_cache import BLOCK, BlockAllocator
@@ -44,23 +45,15 @@ class Runner:
                 groups = _grouped(work)
                 logits, work = self._model.forward(self._batch(groups)), [w for group in groups for w in group]
             last = [w.sequence for w in work if w.last]
-            chosen = self._choose(last, logits[: len(last)])
+            choosers = [sequence.chooser for sequence in last]
+            tokens = draws.choose(logits[: len(last)], choosers, lambda row: (last[row].prompt, last[row].output))
             _tell([w for w in work if w.asked], logits[len(last) :])
         for w in work:
             w.sequence.table.computed += w.tokens
             self._allocator.register(w.sequence.table, w.sequence.tokens)
-        for sequence, token in chosen:
+        for sequence, token in zip(last, tokens, strict=True):
             sequence.tokens.append(token)
-        return chosen
-
-    def _choose(self, sequences: list[Sequence], logits: Tensor) -> list[tuple[Sequence, int]]:
-        """Plain greedy rows in one argmax; the rest one by one."""
-        chosen = _likeliest(logits)
-        if others := [place for place, sequence in enumerate(sequences) if not sequence.chooser.plain]:
-            for place, row in zip(others, logits[others].cpu().float(), strict=True):
-                s = sequences[place]
-                chosen[place] = s.chooser.choose(row, prompt=s.prompt, output=s.output)
-        return list(zip(sequences, chosen, strict=True))
+        return list(zip(last, tokens, strict=True))
 
     def _batch(self, groups: list[list[Work]]) -> Batch:
         work = [w for group in groups for w in group]
@@ -143,9 +136,3 @@ def _tell(asked: list[Work], rows: Tensor) -> None:
     for w in asked:
         own, rows = rows.split((len(w.asked), len(rows) - len(w.asked)))
         w.sequence.chooser.read(own, w.sequence.tokens[w.asked.start + 1 : w.asked.stop + 1])
-
-
-def _likeliest(logits: Tensor) -> list[int]:
-    """Of each row. On a CPU by numpy, which takes a twentieth of what torch takes over bfloat16."""
-    found: list[int] = (logits.float().numpy() if logits.device.type == "cpu" else logits).argmax(-1).tolist()
-    return found
