@@ -6,10 +6,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 KERNELS := inference_server/engines/kernels/libkernels.so
+VLLM := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/kaito/vllm
 ONLY ?=
 PROCESSES ?= 2
 
-.PHONY: help setup packages kernels tools model demo test karpenter crash gpu unit lint fix golden crds reference lock bench images e2e docs down clean weights
+.PHONY: help setup packages kernels tools model demo test karpenter crash gpu vllm unit lint fix golden crds reference lock bench images e2e docs down clean weights
 
 help: ## this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,6 +55,11 @@ crash: $(VENV)/ready tools # the operator dies before and after every write of e
 gpu: setup # what only a card can answer; without one each test says so
 	@$(BIN)/python -m pytest -n0 -m gpu
 
+vllm: $(VENV)/ready model # the server over real vLLM, built for processors; 6 GB in the cache, a quarter of an hour
+	@test -x $(VLLM)/bin/python || $(BIN)/python -m venv $(VLLM)
+	@$(BIN)/uv pip install --quiet --python $(VLLM)/bin/python --no-deps --require-hashes -r requirements/vllm.txt
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n0 -m vllm tests/inference_server
+
 unit: $(VENV)/ready # what needs no cluster and no model
 	@$(BIN)/python -m pytest -m "not system and not controlplane and not server and not tuning and not e2e"
 
@@ -79,6 +85,7 @@ lock: # the locked requirements, from pyproject.toml
 	@$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --quiet --extra dev pyproject.toml -o requirements/dev.txt
 	@$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --quiet --extra operator pyproject.toml -o requirements/operator.txt
 	@$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --quiet --extra server --extra tuning pyproject.toml -o requirements/server.txt
+	@$(BIN)/uv pip compile --python-version 3.11 --python-platform x86_64-manylinux_2_28 --generate-hashes --no-header --quiet --override requirements/vllm-overrides.txt requirements/vllm.in -o requirements/vllm.txt
 
 docs: $(VENV)/ready ## the documentation as a site, in site/
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --clean

@@ -19,7 +19,7 @@ WITHOUT_EFFECT = (
     "state_dict",
 )
 """Flags of KAITO 0.3 that are accepted and change nothing here."""
-REPEATABLE = ("adapter_strength", "allowed_origin")
+REPEATABLE = ("adapter_strength", "allowed_origin", "vllm_option")
 
 
 class Settings(BaseModel):
@@ -53,6 +53,10 @@ class Settings(BaseModel):
     chat_template: str | None = Field(None, description="path of a template, or the template itself")
     served_model_name: str | None = Field(None, description="the model's name for its users; its directory's otherwise")
     engine: Literal["auto", "transformers", "native", "vllm"] = Field("auto", description="what runs the model")
+    vllm_option: tuple[tuple[str, str], ...] = Field(
+        (),
+        description="NAME=VALUE of vLLM's engine arguments, repeatable: gpu_memory_utilization=0.8, max_model_len=8192",
+    )
     batching: Literal["auto", "off"] = Field("auto", description="off: one request at a time")
     cuda_graphs: Literal["auto", "off"] = Field(
         "auto",
@@ -83,6 +87,19 @@ class Settings(BaseModel):
     def _strengths(cls, given: Any) -> Any:
         """``["a=0.5"]`` as pairs."""
         return [_strength(each) if isinstance(each, str) else each for each in given]
+
+    @field_validator("vllm_option", mode="before")
+    @classmethod
+    def _options(cls, given: Any) -> Any:
+        """``["max_model_len=8192"]`` or ``["max-model-len=8192"]`` as pairs."""
+        return [_option(each) if isinstance(each, str) else each for each in given]
+
+
+def _option(written: str) -> tuple[str, str]:
+    name, equals, value = written.partition("=")
+    if not name or not equals:
+        raise ValueError(f"write NAME=VALUE, not {written}")
+    return name.replace("-", "_"), value
 
 
 def _strength(written: str) -> tuple[str, float]:

@@ -21,6 +21,7 @@ ON_DEMAND = {
     "karpenter": "make karpenter: Karpenter is built from source, which takes minutes the first time",
     "e2e": "make e2e: it takes root, both images, 20 GB and a quarter of an hour",
     "crash": "make crash: two lives for every write of the longer scenarios take minutes; create and delete run always",
+    "vllm": "make vllm: vLLM and a torch of its own are 6 GB, and each of its starts takes half a minute",
 }
 """Markers whose tests run only where ``-m`` names them, and why."""
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+from inference_server.engines import vllm_arguments
 from inference_server.engines.engine import Engine
 from inference_server.engines.native import architecture
 from inference_server.engines.native_engine import NativeEngine
@@ -38,6 +39,8 @@ def choose(settings: Settings, *, say: Callable[[str], None], machine: Machine |
     on = machine or Machine.here()
     if settings.engine == "vllm" and not on.vllm:
         raise NoSuchEngine("--engine=vllm: vLLM is not installed here; use auto, native or transformers")
+    if settings.engine == "vllm" and (reason := vllm_arguments.refusal(settings, gpu=on.gpu)):
+        raise NoSuchEngine(f"--engine=vllm does not go with {reason}")
     if settings.engine == "vllm":
         say("engine vllm (asked for)")
         return VllmEngine(settings)
@@ -60,10 +63,9 @@ def _why_not_vllm(settings: Settings, on: Machine) -> str:
     """What of this model and machine vLLM is not for; nothing if it is."""
     reasons = {
         "vLLM is not installed": not on.vllm,
-        "there is no GPU": not on.gpu or settings.device_map == "cpu",
+        "there is no GPU": not on.gpu,
         "--batching=off": settings.batching == "off",
-        "quantised by bitsandbytes": settings.load_in_4bit or settings.load_in_8bit,
-        "adapters are mixed by strength": bool(settings.adapter_strength),
+        "it cannot do what is asked for": bool(vllm_arguments.refusal(settings, gpu=on.gpu)),
     }
     return next((reason for reason, holds in reasons.items() if holds), "")
 

@@ -19,6 +19,7 @@ from inference_server.openai_schemas import (
 )
 from inference_server.schemas import ChatRequest, GenerateKwargs
 from tests.inference_server.test_app import metric
+from tests.support import vllm
 from tests.support.bad_input import (
     CHAT,
     GENERATE_KWARGS,
@@ -34,6 +35,7 @@ from tests.support.bad_input import (
 from tests.support.running_answers import Answer, alone, running
 from tests.support.serving import ServerProcess, serving
 from tests.support.tiny_model import write_tiny_model
+from tests.support.vllm import VLLM
 
 pytestmark = [pytest.mark.badinput, pytest.mark.server]
 CONTEXT = 512
@@ -54,11 +56,13 @@ def test_every_field_of_every_endpoint_has_its_row() -> None:
     assert set(GenerateKwargs.model_fields) == set(GENERATE_KWARGS)
 
 
-@pytest.fixture(scope="module", params=["native", "transformers"])
+@pytest.fixture(scope="module", params=["native", "transformers", VLLM])
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     directory = tmp_path_factory.mktemp("server")
-    model = write_tiny_model(directory / "model", context=CONTEXT, tied=False)
-    flags = (f"--engine={request.param}", "--torch_dtype=float32", f"--max_body_bytes={2 * MEGABYTE}")
+    real = request.param == vllm.ENGINE
+    model = write_tiny_model(directory / "model", hidden=vllm.WIDTH if real else 32, context=CONTEXT, tied=False)
+    engine = vllm.FLAGS if real else (f"--engine={request.param}",)
+    flags = (*engine, "--torch_dtype=float32", f"--max_body_bytes={2 * MEGABYTE}")
     with serving(model, *flags, "--body_seconds=1", log=directory / "log") as process:
         process.wait_until("/readyz")
         yield replace(process, engine=request.param)

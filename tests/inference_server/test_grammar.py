@@ -1,4 +1,4 @@
-"""Answers by a JSON schema, and calls of tools that the model must make, by both engines with the embedded model at a
+"""Answers by a JSON schema, and calls of tools that the model must make, by each engine with the embedded model at a
 high temperature, where it would babble."""
 
 import asyncio
@@ -17,9 +17,11 @@ from inference_server.engines.native_engine import NativeEngine
 from inference_server.settings import Settings
 from tests.inference_server.test_engine_contract import MADE
 from tests.inference_server.test_tools import TEMPLATES
+from tests.support import vllm
 from tests.support.cluster import eventually
 from tests.support.openai_clients import KINDS, client_of_kind
-from tests.support.serving import listening
+from tests.support.serving import ServerProcess, listening, serving
+from tests.support.vllm import VLLM
 
 pytestmark = pytest.mark.server
 SCHEMA: dict[str, Any] = {
@@ -47,17 +49,29 @@ async def client_to(engine: Engine) -> AsyncIterator[httpx.AsyncClient]:
         yield client
 
 
-@pytest.fixture(scope="module", params=MADE)
-def engine(request: pytest.FixtureRequest, smollm2: Path) -> Iterator[Engine]:
+@pytest.fixture(scope="module", params=[*MADE, VLLM])
+def served(
+    request: pytest.FixtureRequest, smollm2: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Engine | ServerProcess]:
     """SmolLM2 has learned no tools; its words are those of Qwen's template."""
-    with loaded(MADE[request.param], smollm2, template="qwen2_5") as engine:
-        yield engine
+    if request.param == vllm.ENGINE:
+        template = f"--chat_template={TEMPLATES / 'qwen2_5.jinja'}"
+        with serving(smollm2, *vllm.FLAGS, template, log=tmp_path_factory.mktemp("server") / "log") as process:
+            process.wait_until("/readyz")
+            yield process
+    else:
+        with loaded(MADE[request.param], smollm2, template="qwen2_5") as engine:
+            yield engine
 
 
 @pytest.fixture
-async def client(engine: Engine) -> AsyncIterator[httpx.AsyncClient]:
-    async with client_to(engine) as client:
-        yield client
+async def client(served: Engine | ServerProcess) -> AsyncIterator[httpx.AsyncClient]:
+    if isinstance(served, ServerProcess):
+        async with httpx.AsyncClient(base_url=served.url, timeout=120) as client:
+            yield client
+    else:
+        async with client_to(served) as client:
+            yield client
 
 
 async def asked(client: httpx.AsyncClient, schema: Any, **more: Any) -> httpx.Response:

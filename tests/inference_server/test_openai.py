@@ -1,4 +1,4 @@
-"""The OpenAI API with the official clients, sync and async, over both engines, and its fields one by one."""
+"""The OpenAI API with the official clients, sync and async, over each engine, and its fields one by one."""
 
 import asyncio
 import json
@@ -19,24 +19,36 @@ from inference_server.limits import Admission
 from inference_server.settings import Settings
 from inference_server.text import Writer
 from tests.inference_server.test_app import client_of, until
+from tests.support import vllm
 from tests.support.openai_clients import KINDS, client_of_kind
 from tests.support.scripted_engine import ScriptedEngine
 from tests.support.serving import ServerProcess, serving
+from tests.support.tiny_model import write_tiny_model
+from tests.support.vllm import VLLM
 
 pytestmark = pytest.mark.server
 TURN: list[Any] = [{"role": "user", "content": "w1 w2 w3"}]
 GREEDY: dict[str, Any] = {"temperature": 0, "max_tokens": 8}
 
 
-@pytest.fixture(scope="module", params=["transformers", "native"])
-def server(
-    request: pytest.FixtureRequest, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[ServerProcess]:
+@pytest.fixture(scope="module", params=["transformers", "native", VLLM])
+def engine(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def tiny_model(engine: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The one that the engine can run."""
+    return write_tiny_model(tmp_path_factory.mktemp("tiny"), hidden=vllm.WIDTH if engine == vllm.ENGINE else 32)
+
+
+@pytest.fixture(scope="module")
+def server(engine: str, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     log = tmp_path_factory.mktemp("server") / "log"
-    flags = [f"--engine={request.param}", "--torch_dtype=float32", "--served_model_name=tiny"]
-    with serving(tiny_model, *flags, log=log) as process:
+    flags = vllm.FLAGS if engine == vllm.ENGINE else (f"--engine={engine}",)
+    with serving(tiny_model, *flags, "--torch_dtype=float32", "--served_model_name=tiny", log=log) as process:
         process.wait_until("/readyz")
-        yield replace(process, engine=request.param)
+        yield replace(process, engine=engine)
 
 
 @pytest.fixture(params=KINDS)

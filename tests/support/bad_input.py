@@ -115,7 +115,8 @@ NEUTRAL: dict[str, Any] = {
     "early_stopping": False, "num_beams": 1, "epsilon_cutoff": 0, "eta_cutoff": 0, "length_penalty": 1,
     "no_repeat_ngram_size": 0, "renormalize_logits": False, "remove_invalid_values": False, "max_time": None,
 }  # fmt: skip
-"""What only ``generate`` of transformers can do, and the value with which the native engine can do it too."""
+"""What only ``generate`` of transformers can do, and the value with which the other engines can do it too."""
+NEUTRAL_TO: dict[str, dict[str, Any]] = {"native": NEUTRAL, "vllm": {**NEUTRAL, "typical_p": 1}}
 SAMPLED: dict[str, Legitimate] = {
     "model": null,
     "temperature": number(0, 2),
@@ -236,8 +237,8 @@ def grid(engine: str) -> Iterator[Case]:
         for name, legitimate in fields.items():
             yield from _row(path, name, _field(name), legitimate)
     for name, legitimate in GENERATE_KWARGS.items():
-        if engine == "native" and name in NEUTRAL:
-            legitimate = _neutral(legitimate, NEUTRAL[name])
+        if name in (neutral := NEUTRAL_TO.get(engine, {})):
+            legitimate = _neutral(legitimate, neutral[name])
         yield from _row("/chat", name, _option(name), legitimate)
     for path, name, field, legitimate in WITHIN:
         yield from _row(path, name, field, legitimate)

@@ -7,14 +7,16 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+import psutil
 import uvicorn
 from starlette.types import ASGIApp
 
+from tests.support import vllm
 from tests.support.cluster import eventually
 
 ROOT = Path(__file__).parents[2]
@@ -29,7 +31,7 @@ class ServerProcess:
     log: Path
     engine: str = "auto"
 
-    def wait_until(self, path: str, *, within: float = 120) -> None:
+    def wait_until(self, path: str, *, within: float = 300) -> None:
         """Waits until a GET of the path says 200."""
         eventually(lambda: self._alive() and self.status(path) == 200, within=within, what=f"200 from {path}")
 
@@ -61,20 +63,31 @@ def free_port() -> int:
 def serving(model: Path, *flags: str, log: Path) -> Iterator[ServerProcess]:
     """The server of a model, from its start to its end, however the test ends."""
     port = free_port()
-    command = [sys.executable, "-m", "inference_server", f"--pretrained_model_name_or_path={model}", f"--port={port}"]
+    with_vllm = "--engine=vllm" in flags
+    python = str(vllm.python()) if with_vllm else sys.executable
+    command = [python, "-m", "inference_server", f"--pretrained_model_name_or_path={model}", f"--port={port}"]
     with log.open("wb") as out:
         process = subprocess.Popen(
             [*command, "--host=127.0.0.1", *flags],
             cwd=ROOT,
             stdout=out,
             stderr=out,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            env={**os.environ, "PYTHONPATH": str(ROOT), **(vllm.ENVIRONMENT if with_vllm else {})},
         )
     try:
         yield ServerProcess(process, f"http://127.0.0.1:{port}", log)
     finally:
-        process.kill()
-        process.wait()
+        _kill(process)
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """With what it has started, which vLLM's processes would outlive."""
+    with suppress(psutil.NoSuchProcess):
+        for each in psutil.Process(process.pid).children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                each.kill()
+    process.kill()
+    process.wait()
 
 
 @contextmanager
