@@ -5,9 +5,11 @@ on a number that only the card knows, nothing waits for the card, nothing takes 
 computes the right numbers there, nor how quickly.
 """
 
+import logging
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -103,6 +105,51 @@ def test_what_is_copied_at_once_is_what_it_was(tiny_model: Path) -> None:
             elif field.name != "groups":
                 assert before == after
     assert compared == 5 + 5 * len(batch.groups) - 2 * sum(group.padded is None for group in batch.groups)
+
+
+class Recording:
+    """In the place of torch.cuda.graph: what is within it is called, and kept nowhere."""
+
+    def __init__(self, _: object, **options: Any) -> None:
+        assert set(options) == {"pool", "stream", "capture_error_mode"}
+
+    def __enter__(self) -> None:
+        """As torch's."""
+
+    def __exit__(self, *_: object) -> None:
+        """As torch's."""
+
+
+@pytest.mark.parametrize("graphs", ["auto", "off"])
+def test_a_model_is_loaded_onto_the_card_as_far_as_its_first_number(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, graphs: Literal["auto", "off"]
+) -> None:
+    """All of loading and recording but what reads numbers: the comparison of the first replay is where it ends."""
+    card = {
+        "is_available": lambda: True, "device_count": lambda: 1, "set_device": lambda _: None,
+        "get_device_capability": lambda _: (9, 0), "get_arch_list": lambda: ["sm_75", "sm_90"],
+        "mem_get_info": lambda _: (10**10, 2 * 10**10), "empty_cache": lambda: None,
+        "graph_pool_handle": lambda: (0, 1), "Stream": object, "graph": Recording,
+        "CUDAGraph": lambda: SimpleNamespace(replay=lambda: None),
+    }  # fmt: skip
+    settings = Settings(pretrained_model_name_or_path=str(tiny_model), cuda_graphs=graphs)
+    with fake_cuda(), caplog.at_level(logging.INFO):
+        for name, value in card.items():  # within, for torch asks whether there is a card that it has to start
+            monkeypatch.setattr(torch.cuda, name, value)
+        model = served.NativeModel.load(settings, say=lambda _: None)
+        asked = model.sequence([5, 6, 7], 3, Chooser(GREEDY))
+        model.add(asked)
+        with pytest.raises(DataDependentOutputException):
+            model.step()
+    cache = model._runner._model._cache
+    assert (cache[0].device, cache[0].dtype, cache.blocks) == (CUDA, torch.bfloat16, 256 + (graphs == "auto"))
+    assert (model._scheduler.allocator.blocks, model.served.context_length, model._runner._graphs) == (256, 64, None)
+    said = [each.message for each in caplog.records if "CUDA graphs" in each.message]
+    assert said == (
+        ["no CUDA graphs, every step is computed operation by operation: aten._local_scalar_dense.default"]
+        if graphs == "auto"
+        else []
+    )
 
 
 @pytest.mark.parametrize(
