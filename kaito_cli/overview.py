@@ -9,6 +9,7 @@ from kaito_cli import parts
 from kaito_cli.ages import age
 from kaito_cli.parts import Item, State
 from kaito_operator.api.conditions import by_type
+from kaito_operator.api.reasons import Reason
 from kaito_operator.plan import Manifest
 
 TRUNK = (
@@ -65,7 +66,7 @@ def overview(seen: Seen) -> Overview:
     summary = _summary(workspace, conditions)
     ready = summary is None
     endpoint = _endpoint(seen)
-    said = summary or parts.condition(conditions["WorkspaceReady"])
+    said = summary or _standing(conditions["WorkspaceReady"])
     return Overview(
         namespace=meta["namespace"],
         name=meta["name"],
@@ -95,7 +96,7 @@ def _summary(workspace: Manifest, conditions: Mapping[str, Mapping[str, Any]]) -
     if whole.get("observedGeneration", meta.get("generation")) != meta.get("generation"):
         told = "the workspace operator has not looked at the last change yet"
         return Item("", State.WAITING, "", told, whole.get("lastTransitionTime", ""))
-    return None if whole["status"] == "True" else parts.condition(whole)
+    return None if whole["status"] == "True" else _standing(whole)
 
 
 def _trunk(seen: Seen, conditions: Mapping[str, Mapping[str, Any]], *, endpoint: str, ready: bool) -> tuple[Item, ...]:
@@ -120,8 +121,16 @@ def _trunk(seen: Seen, conditions: Mapping[str, Mapping[str, Any]], *, endpoint:
     items: list[Item] = []
     for name in [*known, *others]:
         leaves = below.get(name, ())
-        items += [_explained(parts.condition(conditions[name]), leaves)] if name in conditions else leaves
+        items += [_explained(_standing(conditions[name]), leaves)] if name in conditions else leaves
     return tuple(items)
+
+
+def _standing(condition: Mapping[str, Any]) -> Item:
+    """A condition of the Workspace. The operator says Unknown of what goes on by itself, and False of what is wrong; of
+    the whole alone it says False as long as it is not ready."""
+    wrong = condition["status"] == "False" and condition.get("reason") != Reason.WORKSPACE_PENDING
+    item = parts.condition(condition)
+    return replace(item, state=State.FAILED) if wrong else item
 
 
 def _explained(condition: Item, leaves: tuple[Item, ...]) -> Item:

@@ -12,6 +12,8 @@ from kaito_operator.workspace.installation import Installation
 
 ADAPTERS = "/mnt/adapter"
 """Where the server looks for them, as KAITO's does."""
+FETCHERS = "adapter-"
+"""The init containers that fetch them: this and the adapter's place in the list."""
 SECRETS = "/mnt/pull"
 DOCKER_CONFIG = ".dockerconfigjson"
 
@@ -50,7 +52,7 @@ def fetching(adapters: Iterable[ServedAdapter], *, image: str, installation: Ins
     """The init containers."""
     return [
         fetch(
-            f"adapter-{index}",
+            f"{FETCHERS}{index}",
             each.image,
             to=f"{ADAPTERS}/{each.name}",
             mount={"name": "adapters", "mountPath": ADAPTERS},

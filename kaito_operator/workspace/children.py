@@ -4,6 +4,8 @@ from hashlib import sha256
 from json import dumps
 from typing import Any
 
+from kubernetes.utils.quantity import parse_quantity
+
 from kaito_operator.api import labels
 from kaito_operator.api.workspace import Workspace
 from kaito_operator.plan import Apply, Manifest
@@ -23,6 +25,10 @@ BY_KEY = {
     "volumes": "name",
 }
 """Lists to which others may add items of their own (a sidecar, say), and what tells their items apart."""
+AMOUNTS = ("limits", "requests")
+"""What the API server writes anew in one form."""
+DROPPED: tuple[Any, ...] = ("", [], None)
+"""What the API server does not keep: a field that is not there says the same."""
 
 
 def selector(workspace: Workspace, *, component: str) -> dict[str, str]:
@@ -77,15 +83,28 @@ def _signed(wanted: Manifest) -> Manifest:
 
 def holds(seen: Any, wanted: Any, *, field: str = "") -> bool:
     """Whether ``seen`` says everything that ``wanted`` says. What others added is theirs. Both are plain JSON."""
+    if isinstance(wanted, dict) and field in AMOUNTS:
+        return isinstance(seen, dict) and all(k in seen and _same(seen[k], v) for k, v in wanted.items())
     if isinstance(wanted, dict):
-        return isinstance(seen, dict) and all(k in seen and holds(seen[k], v, field=k) for k, v in wanted.items())
+        return isinstance(seen, dict) and all(
+            holds(seen[k], v, field=k) if k in seen else v in DROPPED for k, v in wanted.items()
+        )
     if isinstance(wanted, list):
         return isinstance(seen, list) and _holds_all(seen, wanted, key=BY_KEY.get(field))
     return bool(seen == wanted)
 
 
+def _same(seen: Any, wanted: Any) -> bool:
+    """Of two amounts of a resource: a user may write 1 for "1", or 1000m."""
+    try:
+        return bool(seen == wanted or parse_quantity(str(seen)) == parse_quantity(str(wanted)))
+    except ValueError:
+        return False
+
+
 def _holds_all(seen: list[Any], wanted: list[Any], *, key: str | None) -> bool:
-    if key is None:
+    """Item by item where nothing tells them apart: a user's template need not name its ports."""
+    if key is None or not all(key in item for item in wanted):
         return len(seen) == len(wanted) and all(map(holds, seen, wanted))
     by_key = {item.get(key): item for item in seen}
     return all(item[key] in by_key and holds(by_key[item[key]], item) for item in wanted)

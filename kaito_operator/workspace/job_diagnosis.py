@@ -13,7 +13,7 @@ from kaito_operator.workspace.model_files import DOWNLOADER
 from kaito_operator.workspace.pod_diagnosis import MODEL_FAILURES, last_line
 from kaito_operator.workspace.seen import Container, Job, Pod, Progress
 from kaito_operator.workspace.tuning import PUBLISHER, TRAINER
-from presets.tuning_steps import ExitCode
+from presets.tuning_steps import FINAL, ExitCode
 
 STEPS_TOLD = {
     DOWNLOADER: "fetches the model",
@@ -109,6 +109,8 @@ def started(
     if job.failed_at is not None:
         left = (job.failed_at + KEPT - now).total_seconds()
         return replace(_given_up(job, pods, before), look_again=left if left > 0 else None)
+    if told := next((found for pod in pods if (found := _ended_for_good(pod))), None):
+        return told
     living = [pod for pod in pods if not pod.deleting and pod.phase not in ("Failed", "Succeeded")]
     if found := pod_diagnosis.trouble(living, pods, now=now):
         return found
@@ -155,6 +157,14 @@ def _given_up(job: Job, pods: Sequence[Pod], before: Mapping[str, Any]) -> Findi
         return wrong(Reason(before["reason"]), before["message"])
     told = f"Job {job.name} failed ({job.failed}) and its pods are gone"
     return wrong(Reason.JOB_FAILED, told, cure="delete the Job to try again")
+
+
+def _ended_for_good(pod: Pod) -> Finding | None:
+    """A step that is not tried again: pod and Job say so a moment later."""
+    for container in pod.containers:
+        if container.ended is not None and container.ended.exit_code in FINAL:
+            return _step_failure(pod, container, code=container.ended.exit_code, said=container.ended.message)
+    return None
 
 
 def _failure(pod: Pod) -> Finding | None:

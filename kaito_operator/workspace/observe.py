@@ -28,7 +28,7 @@ from kaito_operator.workspace.history import Revision
 from kaito_operator.workspace.hub_models import Answer, AnswerOf
 from kaito_operator.workspace.post_mortem import PostMortem, post_mortem
 from kaito_operator.workspace.purchase import Purchase
-from kaito_operator.workspace.seen import Job, Machine, Node, Pod, Progress, owned_by
+from kaito_operator.workspace.seen import Job, Machine, Node, Pod, Progress
 from kaito_operator.workspace.services import headless_name
 
 BOUGHT = (MACHINE, NODECLAIM)
@@ -109,7 +109,7 @@ def observe(
     workspace = parse_workspace(manifest)
     named = _named(mirror, workspace)
     deployment, stateful_set, service, headless, claim = (
-        o if o is not None and owned_by(o, workspace.uid) else None for o in named
+        o if o is not None and _owned_by(o, workspace.uid) else None for o in named
     )
     pods = tuple(_pod(p, key, words_of=words_of) for p in mirror.of_workspace(POD, key))
     nodes = tuple(seen.node(n) for n in (*mirror.of_workspace(NODE, key), *mirror.of_nobody(NODE)))
@@ -124,10 +124,10 @@ def observe(
         stateful_set=stateful_set,
         service=service,
         headless=headless,
-        foreign=tuple(o for o in named if o is not None and not owned_by(o, workspace.uid)),
+        foreign=tuple(o for o in named if o is not None and not _owned_by(o, workspace.uid)),
         pods=pods,
-        jobs=tuple(seen.job(j) for j in mirror.of_workspace(JOB, key) if owned_by(j, workspace.uid)),
-        config_maps=tuple(c for c in mirror.of_workspace(CONFIG_MAP, key) if owned_by(c, workspace.uid)),
+        jobs=tuple(seen.job(j) for j in mirror.of_workspace(JOB, key) if _owned_by(j, workspace.uid)),
+        config_maps=tuple(c for c in mirror.of_workspace(CONFIG_MAP, key) if _owned_by(c, workspace.uid)),
         claim=claim,
         own_config=next((each for each in read if each["kind"] == CONFIG_MAP.kind), None),
         refused=next(filter(None, (mirror.refusal(kind, key.name, key.namespace) for kind in RUNS)), None),
@@ -154,7 +154,7 @@ def _named(mirror: Mirror, workspace: Workspace) -> list[Manifest | None]:
 def _revisions(mirror: Mirror, workspace: Workspace) -> tuple[Revision, ...]:
     """A StatefulSet keeps revisions of its own under the same labels; those are not meant."""
     found = mirror.of_workspace(CONTROLLER_REVISION, workspace.key)
-    return tuple(history.of_manifest(each) for each in found if owned_by(each, workspace.uid))
+    return tuple(history.of_manifest(each) for each in found if _owned_by(each, workspace.uid))
 
 
 def _pod(manifest: Manifest, key: Key, *, words_of: WordsOf) -> Pod:
@@ -177,3 +177,9 @@ def reads(mirror: Mirror, key: Key, *, purchase: Purchase) -> tuple[Ref | Select
         return ()
     workspace = parse_workspace(manifest)
     return (*named_by(workspace), *last_words.reads(mirror, workspace, purchase))
+
+
+def _owned_by(manifest: Manifest, uid: str) -> bool:
+    """Whether the object's controller is the Workspace of this uid."""
+    owners = manifest["metadata"].get("ownerReferences") or ()
+    return any(owner.get("controller") and owner["uid"] == uid for owner in owners)

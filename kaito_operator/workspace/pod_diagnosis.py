@@ -6,6 +6,7 @@ from datetime import datetime
 from kaito_operator.api.conditions import by_type, moment
 from kaito_operator.api.reasons import Reason
 from kaito_operator.plan import Manifest
+from kaito_operator.workspace.adapters import FETCHERS
 from kaito_operator.workspace.finding import Finding, passed, waiting, wrong
 from kaito_operator.workspace.model_files import DOWNLOADER
 from kaito_operator.workspace.seen import Container, Pod, is_true
@@ -59,6 +60,16 @@ MODEL_FAILURES = {
     ),
 }
 """The exit code of the step that fetches a model → our reason, and what to do."""
+ADAPTER_FAILURES = {
+    ExitCode.DATA_INVALID: (Reason.DATA_INVALID, "name an image that has an adapter in /data"),
+    ExitCode.DISK_FULL: MODEL_FAILURES[ExitCode.DISK_FULL],
+    ExitCode.DOWNLOAD_FAILED: (Reason.DOWNLOAD_FAILED, "see whether the nodes reach the registry"),
+    ExitCode.DOWNLOAD_REFUSED: (
+        Reason.DOWNLOAD_REFUSED,
+        "correct the adapter's image, or name a Secret that may read it in its source.imagePullSecrets",
+    ),
+}
+"""The exit code of a step that fetches an adapter → our reason, and what to do."""
 GPU_MEMORY_WORDS = ("CUDA out of memory", "OutOfMemoryError")
 """What torch says last when the card is too small."""
 
@@ -123,7 +134,7 @@ def _unschedulable(pod: Pod, *, making_room: bool, now: datetime) -> Finding | N
 
 def _probe_failing(pod: Pod, *, now: datetime) -> Finding | None:
     """The kubelet tells in events alone what a probe was answered; since when the pod is not ready is in its status."""
-    unready = next((c for c in pod.containers if c.runs and c.started and not c.ready), None)
+    unready = next((c for c in pod.containers if c.runs and c.started and not c.ready and not c.init), None)
     since = pod.conditions.get("ContainersReady", {}).get("lastTransitionTime")
     if unready is None or not since:
         return None
@@ -142,8 +153,9 @@ def _not_mounted(pod: Pod, *, now: datetime) -> Finding | None:
     if (left := MOUNT_SECONDS - (now - since).total_seconds()) > 0:
         return waiting(Reason.INFERENCE_PENDING, f"Pod {pod.name} is being set up", look_again=left + 1)
     told = f"Pod {pod.name} has not got its volumes for {MOUNT_SECONDS:.0f} s"
-    named = f"Secret{'s' if len(pod.secrets) > 1 else ''} {', '.join(pod.secrets)}"
-    return wrong(Reason.VOLUME_NOT_MOUNTED, told, cure=f"see whether {named} exist and have a .dockerconfigjson")
+    one = len(pod.secrets) == 1
+    named = f"Secret {pod.secrets[0]} exists and has" if one else f"Secrets {', '.join(pod.secrets)} exist and have"
+    return wrong(Reason.VOLUME_NOT_MOUNTED, told, cure=f"see whether {named} a .dockerconfigjson")
 
 
 def _evicted(pod: Pod, *, instead: str = "", look_again: float | None = None) -> Finding | None:
@@ -204,12 +216,14 @@ def _out_of_gpu_memory(pod: Pod) -> Finding | None:
     return None
 
 
-def _no_model(pod: Pod) -> Finding | None:
-    """The kubelet tries again by itself, ever more seldom."""
+def _not_fetched(pod: Pod) -> Finding | None:
+    """The model or an adapter. The kubelet tries again by itself, ever more seldom."""
     for container in _failing(pod):
+        known = MODEL_FAILURES if container.name == DOWNLOADER else {}
+        known = ADAPTER_FAILURES if container.name.startswith(FETCHERS) else known
         ended = container.ended
-        if container.name == DOWNLOADER and ended is not None and ended.exit_code in MODEL_FAILURES:
-            reason, cure = MODEL_FAILURES[ExitCode(ended.exit_code)]
+        if ended is not None and ended.exit_code in known:
+            reason, cure = known[ExitCode(ended.exit_code)]
             said = last_line(ended.message).removeprefix(f"{reason.value}: ")
             return wrong(reason, f"Pod {pod.name}: {said}", cure=cure)
     return None
@@ -227,7 +241,7 @@ def _crashed(pod: Pod) -> Finding | None:
     return None
 
 
-RULES: tuple[Rule, ...] = (_not_started, _no_model, _out_of_memory, _out_of_gpu_memory, _crashed)
+RULES: tuple[Rule, ...] = (_not_started, _not_fetched, _out_of_memory, _out_of_gpu_memory, _crashed)
 """The more particular first: a container that ran out of memory has crashed, too."""
 
 
@@ -235,7 +249,7 @@ def progress(pod: Pod) -> str:
     """How far a pod is that nothing is wrong with."""
     if not is_true(pod.conditions, "PodScheduled"):
         return f"Pod {pod.name} waits for a node"
-    if any(container.started for container in pod.containers if container.runs):
+    if any(container.started for container in pod.containers if container.runs and not container.init):
         return f"Pod {pod.name} has started; its readiness probe has not passed yet"
     if any(container.runs for container in pod.containers if container.name == DOWNLOADER):
         return f"Pod {pod.name} fetches the model from the Hub{_far(pod)}"

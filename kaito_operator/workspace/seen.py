@@ -116,6 +116,8 @@ class Container:
     waits_message: str
     ended: Ended | None
     """The last end: of this run, else of the one before."""
+    init: bool = False
+    """Such a one is asked by no probe; the kubelet says that it has started, and is not ready, as long as it runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,7 +238,6 @@ def _number(text: str | None) -> int | None:
 def pod(manifest: Manifest) -> Pod:
     """Reads a Pod."""
     meta, spec, status = manifest["metadata"], manifest.get("spec") or {}, manifest.get("status") or {}
-    states = [*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())]
     return Pod(
         name=meta["name"],
         component=(meta.get("labels") or {}).get(labels.APP_COMPONENT, ""),
@@ -246,7 +247,7 @@ def pod(manifest: Manifest) -> Pod:
         message=status.get("message", ""),
         deleting="deletionTimestamp" in meta,
         conditions=by_type(status.get("conditions") or ()),
-        containers=tuple(_container(state) for state in states),
+        containers=_containers(status),
         owner_uid=next((o["uid"] for o in meta.get("ownerReferences") or () if o.get("controller")), ""),
         address=status.get("podIP", ""),
         secrets=tuple(v["secret"]["secretName"] for v in spec.get("volumes") or () if "secret" in v),
@@ -270,7 +271,12 @@ def job(manifest: Manifest) -> Job:
     )
 
 
-def _container(status: Mapping[str, Any]) -> Container:
+def _containers(status: Mapping[str, Any]) -> tuple[Container, ...]:
+    before, then = status.get("initContainerStatuses") or (), status.get("containerStatuses") or ()
+    return (*(_container(each, init=True) for each in before), *map(_container, then))
+
+
+def _container(status: Mapping[str, Any], *, init: bool = False) -> Container:
     state, before = status.get("state") or {}, status.get("lastState") or {}
     waiting = state.get("waiting") or {}
     return Container(
@@ -283,6 +289,7 @@ def _container(status: Mapping[str, Any]) -> Container:
         waits=waiting.get("reason", ""),
         waits_message=waiting.get("message", ""),
         ended=_ended(state.get("terminated") or before.get("terminated")),
+        init=init,
     )
 
 
@@ -291,9 +298,3 @@ def _ended(terminated: Mapping[str, Any] | None) -> Ended | None:
         return None
     at = moment(terminated["finishedAt"]) if terminated.get("finishedAt") else None
     return Ended(terminated.get("exitCode", 0), terminated.get("reason", ""), terminated.get("message", ""), at)
-
-
-def owned_by(manifest: Manifest, uid: str) -> bool:
-    """Whether the object's controller is the Workspace of this uid."""
-    owners = manifest["metadata"].get("ownerReferences") or ()
-    return any(owner.get("controller") and owner["uid"] == uid for owner in owners)

@@ -71,6 +71,21 @@ def test_a_stuck_workspace_names_the_leaf_in_its_first_line_and_the_machine_belo
     assert "Machine ws0123456789 (Standard_NC6s_v3)  QuotaExceeded  5m" in text(STUCK)
 
 
+def test_what_waits_is_marked_otherwise_than_what_does_not_go_on_by_itself() -> None:
+    pending = (
+        a_condition("MachineReady", "Unknown", "CreateMachinePending", "Machine ws0123456789 is asked for"),
+        a_condition("WorkspaceReady", "False", "workspacePending", "Machine ws0123456789 is asked for"),
+    )
+    refused = (
+        a_condition("MachineReady", "Unknown", "Waiting", "waits for WorkspaceReady"),
+        a_condition("WorkspaceReady", "False", "UnknownPreset", "there is no preset 'x'"),
+    )
+    assert "… MachineReady" in text(Seen(a_workspace(*pending)))
+    assert "… WorkspaceReady" in text(Seen(a_workspace(*pending)))
+    assert "… MachineReady" in text(Seen(a_workspace(*refused)))
+    assert "✗ WorkspaceReady" in text(Seen(a_workspace(*refused)))
+
+
 def test_a_ready_workspace_says_where_it_answers() -> None:
     assert text(READY).splitlines()[0].startswith("default/chat is ready: http://10.96.0.7 (5m)")
 

@@ -324,6 +324,7 @@ def a_tuning_pod(
             "conditions": [
                 condition("PodScheduled", "True"),
                 condition("PodReadyToStartContainers", str(sandbox)),
+                condition("ContainersReady", "False", "ContainersNotReady"),
             ],
             "initContainerStatuses": statuses[:-1],
             "containerStatuses": statuses[-1:],
@@ -339,4 +340,7 @@ def _step(name: str, *, running: str, ended: tuple[str, int, str] | None) -> Man
         state = {
             "terminated": {"exitCode": ended[1], "message": ended[2], "reason": "Error" if ended[1] else "Completed"}
         }
-    return {"name": name, "image": "kaito/x:1", "ready": False, "restartCount": 0, "state": state}
+    started = name == running  # the kubelet says so of running init containers too
+    return {
+        "name": name, "image": "kaito/x:1", "ready": False, "started": started, "restartCount": 0, "state": state,
+    }  # fmt: skip

@@ -8,7 +8,7 @@ from kaito_operator.plan import Key, Refusal
 from kaito_operator.workspace.observe import observe
 from kaito_operator.workspace.plan import plan
 from presets.catalog import load_catalog
-from tests.support.builders import NOON, a_node, a_workspace
+from tests.support.builders import NOON, a_container, a_node, a_pod, a_workspace, stored
 from tests.support.planning import INSTALLATION, applied, conditions, planned
 
 CONTAINER = {
@@ -35,10 +35,25 @@ def workspace(**changes: Any) -> dict[str, Any]:
     return a_workspace(inference={"template": TEMPLATE}, instance_type="", **changes)
 
 
-def deployed(template: dict[str, Any]) -> dict[str, Any]:
+def deployed_as(template: dict[str, Any]) -> dict[str, Any]:
+    """The Deployment that is written for it."""
     todo = planned(a_workspace(inference={"template": template}, instance_type=""), NODE)
     (found,) = applied(todo, "Deployment")
-    return dict(found["spec"]["template"])
+    return dict(found)
+
+
+def deployed(template: dict[str, Any]) -> dict[str, Any]:
+    return dict(deployed_as(template)["spec"]["template"])
+
+
+def test_once_it_is_deployed_nothing_is_left_to_write_and_its_pods_are_told_of() -> None:
+    """Its port has no name by which lists could be compared."""
+    first = planned(workspace(), NODE)
+    there = [*map(stored, applied(first, "Service")), *map(stored, applied(first, "Deployment"))]
+    pod = a_pod(node="n", containers=[a_container(waiting={"reason": "ErrImagePull", "message": "not found"})])
+    todo = planned(workspace(), NODE, *there, pod)
+    assert (todo.apply, todo.delete) == ((), ())
+    assert conditions(todo)["InferenceReady"][1] == "ImagePullError"
 
 
 def test_the_template_is_kept_and_only_what_places_it_is_added() -> None:

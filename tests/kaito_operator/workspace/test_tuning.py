@@ -232,6 +232,25 @@ def test_a_job_given_up_names_the_step_and_its_last_words(case: str) -> None:
     assert conditions(todo)["WorkspaceReady"][1] == reason
 
 
+FOR_GOOD = {case: failure for case, failure in FAILURES.items() if failure[1] in FINAL}
+
+
+@pytest.mark.parametrize("case", FOR_GOOD)
+def test_what_is_not_tried_again_is_said_before_pod_and_job_have_failed(case: str) -> None:
+    step, code, words, reason = FOR_GOOD[case]
+    name = the_job()
+    scenes = {
+        phase: conditions(
+            with_node(a_tuning(), a_job(name), a_tuning_pod(name, ended=(step, int(code), words), phase=phase))
+        )["JobStarted"]
+        for phase in ("Running", "Failed")
+    }
+    told = scenes["Running"]
+    assert told[:2] == ("False", reason)
+    assert f"Pod {name}-abcde, {step}" in told[2]
+    assert scenes["Failed"] == told, "one event, not several of which the last is right"
+
+
 def given_up(*, minutes: float, pods: bool = True, status: Mapping[str, Any] | None = None) -> Plan:
     """The plan so long after the Job failed for its data."""
     workspace = a_tuning(status=status) if status else a_tuning()

@@ -165,6 +165,39 @@ TROUBLE: dict[str, tuple[dict[str, Any], str, str]] = {
 }
 
 
+@pytest.mark.parametrize("since", [TEN_SECONDS_AGO, A_MINUTE_AGO, "2026-01-02T09:00:00Z"])
+def test_a_step_before_the_server_may_take_hours_and_is_asked_by_no_probe(since: str) -> None:
+    """The kubelet says of an init container that runs that it has started and is not ready."""
+    pod = a_pod(node="n", containers=[a_container(waiting={"reason": "PodInitializing"})], conditions=[unready(since)])
+    pod["status"]["initContainerStatuses"] = [{**a_container(started=True), "name": "model"}]
+    told = f"0 of 1 replicas answer; {POD} fetches the model from the Hub"
+    assert inference(pod) == ("Unknown", "WorkspaceInferenceStatusPending", told)
+
+
+READ = "reading r.io/team/style: the registry answers 401 (UNAUTHORIZED)"
+MAY_READ = "correct the adapter's image, or name a Secret that may read it in its source.imagePullSecrets"
+FETCHED = {
+    "an adapter that its registry does not give": (67, f"DownloadRefused: {READ}", "DownloadRefused", READ, MAY_READ),
+    "a registry that does not answer": (
+        66, "DownloadFailed: 503 five times", "DownloadFailed", "503 five times",
+        "see whether the nodes reach the registry",
+    ),
+    "an image without an adapter": (
+        65, "DataInvalid: r.io/x has no files in /data: build it with some there", "DataInvalid",
+        "r.io/x has no files in /data: build it with some there", "name an image that has an adapter in /data",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", FETCHED)
+def test_an_adapter_that_cannot_be_fetched_is_told_with_what_to_write(case: str) -> None:
+    code, words, reason, said, cure = FETCHED[case]
+    init = {**a_container(waiting={"reason": "CrashLoopBackOff"}, before=ended(code, words)), "name": "adapter-0"}
+    pod = a_pod(node="n", containers=[a_container(waiting={"reason": "PodInitializing"})])
+    pod["status"]["initContainerStatuses"] = [init]
+    assert inference(pod) == ("False", reason, f"{POD}: {said}. What to do: {cure}")
+
+
 @pytest.mark.parametrize("case", TROUBLE)
 def test_what_is_wrong_with_a_pod_is_named(case: str) -> None:
     pod, reason, message = TROUBLE[case]
