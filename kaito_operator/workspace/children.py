@@ -4,9 +4,8 @@ from hashlib import sha256
 from json import dumps
 from typing import Any
 
-from kubernetes.utils.quantity import parse_quantity
-
 from kaito_operator.api import labels
+from kaito_operator.api.amounts import amount
 from kaito_operator.api.workspace import Workspace
 from kaito_operator.plan import Apply, Manifest
 
@@ -96,10 +95,7 @@ def holds(seen: Any, wanted: Any, *, field: str = "") -> bool:
 
 def _same(seen: Any, wanted: Any) -> bool:
     """Of two amounts of a resource: a user may write 1 for "1", or 1000m."""
-    try:
-        return bool(seen == wanted or parse_quantity(str(seen)) == parse_quantity(str(wanted)))
-    except ValueError:
-        return False
+    return bool(seen == wanted or (amount(wanted) is not None and amount(seen) == amount(wanted)))
 
 
 def _holds_all(seen: list[Any], wanted: list[Any], *, key: str | None) -> bool:
