@@ -173,7 +173,7 @@ class Progress:
     def __str__(self) -> str:
         loss = f", loss {self.loss}" if self.loss else ""
         left = f", about {round(self.eta_seconds / 60)} min left" if self.eta_seconds and self.eta_seconds >= 60 else ""
-        return f"step {self.step} of {self.steps}{loss}{left}"
+        return f"step {self.step} of {self.steps}{loss}{left}" if self.steps else "model and data are read"
 
 
 def holder(manifest: Manifest) -> Key | None:

@@ -13,6 +13,7 @@ from kaito_operator.plan import Plan
 from kaito_operator.workspace.job_diagnosis import Result
 from kaito_operator.workspace.machines import machine_name
 from kaito_operator.workspace.plan import plan
+from kaito_operator.workspace.seen import Progress
 from presets.tuning_steps import FINAL, ExitCode
 from tests.presets.test_training_config import MISTAKES
 from tests.support.builders import NOON, UID, a_job, a_node, a_ready_machine, a_tuning_pod, a_workspace, seen_of
@@ -230,6 +231,11 @@ def test_a_job_given_up_names_the_step_and_its_last_words(case: str) -> None:
     assert (status, told) == ("False", reason)
     assert f"Pod {name}-abcde, {step}" in message
     assert conditions(todo)["WorkspaceReady"][1] == reason
+
+
+def test_before_the_first_step_it_is_said_what_is_done_and_no_number() -> None:
+    assert str(Progress(step=0, steps=0, loss="", eta_seconds=None)) == "model and data are read"
+    assert str(Progress(step=3, steps=9, loss="1.2", eta_seconds=120)) == "step 3 of 9, loss 1.2, about 2 min left"
 
 
 FOR_GOOD = {case: failure for case, failure in FAILURES.items() if failure[1] in FINAL}
