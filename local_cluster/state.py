@@ -221,12 +221,6 @@ class ClusterDirectory:
         return ": ".join(["the cluster's process ended", *[line for line in lines if line.strip()][-1:]])
 
 
-def clusters() -> list[str]:
-    """The names of all clusters that have a directory."""
-    home = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state") / "kaito"
-    return sorted(entry.name for entry in home.iterdir() if entry.is_dir()) if home.is_dir() else []
-
-
 def _progress(line: dict[str, Any]) -> Progress:
     return replace(Progress(**line), outcome=Outcome(line["outcome"]))
 

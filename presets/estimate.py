@@ -3,7 +3,7 @@
 Pure, all sizes in bytes. ``docs/reference/estimates.md`` compares it with KAITO's estimator and with what was measured.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import ceil
 from typing import Literal
@@ -126,15 +126,6 @@ def serving(of: Weights, load: Load, *, split: Split = ONE_GPU) -> Memory:
         activations=int(_activations(of, load) / split.tensor * FRAGMENTATION),
         overhead=GPU_OVERHEAD,
     )
-
-
-def splits(of: Architecture, gpus: int) -> Iterator[Split]:
-    """The ways to spread a model over so many GPUs: tensor parallel has to divide the heads, and the KV heads or be
-    divided by them (arXiv:1909.08053, section 3); a run of layers has at least one."""
-    for tensor in (n for n in range(gpus, 0, -1) if gpus % n == 0):
-        divides = of.heads % tensor == 0 and (of.kv_heads % tensor == 0 or tensor % of.kv_heads == 0)
-        if divides and gpus // tensor <= of.layers:
-            yield Split(tensor=tensor, pipeline=gpus // tensor)
 
 
 def layered(of: Architecture, gpus: int) -> Split:

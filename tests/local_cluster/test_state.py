@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from local_cluster.errors import LocalClusterError
-from local_cluster.state import ClusterDirectory, Outcome, Progress, Record, clusters
+from local_cluster.state import ClusterDirectory, Outcome, Progress, Record
 
 
 @pytest.fixture
@@ -116,10 +116,3 @@ def test_a_half_written_line_waits_for_its_end(directory: ClusterDirectory) -> N
     with (directory.path / "progress.jsonl").open("a") as out:
         out.write('{"at": 1')
     assert len(directory.progress()) == 1
-
-
-def test_clusters_are_listed_by_name(directory: ClusterDirectory, tmp_path: Path) -> None:
-    assert clusters() == []
-    (tmp_path / "kaito" / "two").mkdir(parents=True)
-    directory.path.mkdir()
-    assert clusters() == ["one", "two"]

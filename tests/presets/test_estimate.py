@@ -24,7 +24,6 @@ from presets.estimate import (
     quantised,
     serving,
     serving_on_cpu,
-    splits,
     weight_bytes,
 )
 from scripts.kaito_estimate import nodes
@@ -83,12 +82,6 @@ def test_r1_fits_on_eight_h200_and_not_on_eight_h100() -> None:
 )
 def test_packed_weights_are_as_large_as_published(name: str, packed: str, gib: float) -> None:
     assert weight_bytes(quantised(weights(name), packed)) / GIB == pytest.approx(gib, rel=0.02)  # type: ignore[arg-type]
-
-
-def test_splits_divide_the_heads() -> None:
-    a = CATALOG.model("qwen2.5-7b-instruct").architecture  # 28 heads, 4 KV heads
-    assert list(splits(a, 8)) == [Split(tensor=4, pipeline=2), Split(tensor=2, pipeline=4), Split(tensor=1, pipeline=8)]
-    assert [each.tensor for each in splits(CATALOG.model("falcon-7b").architecture, 2)] == [1]  # 71 heads
 
 
 def test_a_kv_head_is_never_cut() -> None:
