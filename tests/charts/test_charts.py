@@ -75,7 +75,7 @@ def test_a_chart_lints(chart: str) -> None:
 def test_the_provisioner_says_which_value_is_missing() -> None:
     with pytest.raises(subprocess.CalledProcessError) as refused:
         helm("template", "gp", "charts/gpu-provisioner", "--kube-version", KUBERNETES)
-    assert "settings.azure." in refused.value.stderr
+    assert "write --set settings.azure." in refused.value.stderr
 
 
 @pytest.mark.security
