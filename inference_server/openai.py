@@ -37,6 +37,8 @@ class Asked:
     echoes: tuple[str, ...]
     logprobs: int | None
     """How many alternatives to tell for each token; None tells nothing."""
+    prompt_logprobs: int | None
+    """The same for each token of the prompt, in vLLM's field of its own."""
     stream: bool
     include_usage: bool
     tools: ToolUse | None = None
@@ -139,10 +141,13 @@ def _asked(
         raise BadRequest(f"prompts times n may be {MOST_SEQUENCES}: send several requests", param="n")
     if request.stream_options and not request.stream:
         raise BadRequest("stream_options needs stream: true", param="stream_options")
+    if request.prompt_logprobs is not None and request.stream:
+        raise BadRequest("prompt_logprobs come with a whole answer: leave stream out", param="prompt_logprobs")
     adapter = named(request.model, model=model)
     options = {**_options(request, model=model), **({} if logprobs is None else {"top_logprobs": logprobs})}
-    if echo and logprobs is not None:
-        options["prompt_logprobs"] = logprobs
+    about_prompt = [each for each in (logprobs if echo else None, request.prompt_logprobs) if each is not None]
+    if about_prompt:
+        options["prompt_logprobs"] = max(about_prompt)
     if tools and tools.grammar:
         options["grammar"] = tools.grammar
     generations = tuple(
@@ -157,6 +162,7 @@ def _asked(
         stops=request.stops(),
         echoes=tuple(model.tokenizer.decode(prompt) if echo else "" for prompt in prompts for _ in range(each)),
         logprobs=logprobs,
+        prompt_logprobs=request.prompt_logprobs,
         stream=bool(request.stream),
         include_usage=bool(request.stream_options and request.stream_options.include_usage),
         tools=tools,

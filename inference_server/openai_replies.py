@@ -102,10 +102,13 @@ class Reply:
                 **self._content(choice),
                 "logprobs": self._all_logprobs(choice),
                 "finish_reason": choice.finish,
+                **({} if self._kind.chat else self._of_prompt(choice)),
             }
             for choice in self.choices
         ]
-        return {**self._head, "object": self._kind.whole, "choices": choices, "usage": self._usage()}
+        of_prompt = self._of_prompt(self.choices[0]) if self._kind.chat else {}  # which is the same for all
+        whole = {**self._head, "object": self._kind.whole, "choices": choices, "usage": self._usage()}
+        return {**whole, **of_prompt}
 
     def opening(self) -> list[dict[str, Any]]:
         """The chunks before any token: who speaks."""
@@ -181,12 +184,28 @@ class Reply:
         return {
             "tokens": texts,
             "token_logprobs": [None, *(each.logprob for each in choice.about_prompt)],
-            "top_logprobs": [None, *(self._likeliest(each) for each in choice.about_prompt)],
+            "top_logprobs": [None, *(self._likeliest(each, self._asked.logprobs) for each in choice.about_prompt)],
             "text_offset": _offsets(texts, start=0),
         }
 
-    def _likeliest(self, told: TokenLogprob) -> dict[str, float]:
-        return {self._tokenizer.decode([token]): logprob for token, logprob in told.likeliest}
+    def _of_prompt(self, choice: Choice) -> dict[str, Any]:
+        """vLLM's field about the prompt, if asked for: by token id, first the token itself."""
+        most = self._asked.prompt_logprobs
+        if most is None:
+            return {}
+
+        def written(token: int, logprob: float, rank: int | None) -> dict[str, Any]:
+            return {"logprob": logprob, "rank": rank, "decoded_token": self._tokenizer.decode([token])}
+
+        told: list[dict[str, Any] | None] = [None]
+        for token, each in zip(self._asked.generations[choice.number].prompt[1:], choice.about_prompt, strict=True):
+            others = enumerate(each.likeliest[:most], start=1)
+            of_others = {str(other): written(other, logprob, rank) for rank, (other, logprob) in others}
+            told.append({str(token): written(token, each.logprob, each.rank), **of_others})
+        return {"prompt_logprobs": told}
+
+    def _likeliest(self, told: TokenLogprob, most: int | None = None) -> dict[str, float]:
+        return {self._tokenizer.decode([token]): logprob for token, logprob in told.likeliest[:most]}
 
     def _logprobs(self, choice: Choice, *, since: int) -> dict[str, Any] | None:
         if self._asked.logprobs is None:

@@ -155,6 +155,8 @@ class TokenLogprob:
 
     logprob: float
     likeliest: tuple[tuple[int, float], ...] = ()
+    rank: int | None = None
+    """Its place among all tokens, 1 for the likeliest; told of a prompt's tokens."""
 
 
 @dataclass(frozen=True, slots=True)

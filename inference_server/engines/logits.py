@@ -46,8 +46,10 @@ def told_of(logits: Tensor, tokens: Sequence[int], *, likeliest: int) -> Iterato
         rows, own = logits[start : start + ROWS].float().log_softmax(dim=-1), tokens[start : start + ROWS]
         values, found = rows.topk(likeliest)
         said = rows.gather(1, torch.tensor(own, device=rows.device)[:, None])[:, 0]
-        for each, number, value in zip(said.tolist(), found.tolist(), values.tolist(), strict=True):
-            yield TokenLogprob(each, tuple(zip(number, value, strict=True)))
+        ranks = (rows > said[:, None]).sum(dim=1) + 1
+        lists = (each.tolist() for each in (said, found, values, ranks))
+        for each, number, value, rank in zip(*lists, strict=True):
+            yield TokenLogprob(each, tuple(zip(number, value, strict=True)), rank)
 
 
 class OneSequence:

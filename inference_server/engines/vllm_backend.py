@@ -19,7 +19,15 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.metrics.loggers import StatLoggerBase
 
 from inference_server.engines import vllm_adapters
-from inference_server.engines.engine import EngineError, Finish, Load, ServedModel, Step, TokenLogprob
+from inference_server.engines.engine import (
+    EngineError,
+    Finish,
+    InvalidParameters,
+    Load,
+    ServedModel,
+    Step,
+    TokenLogprob,
+)
 from inference_server.engines.tokenizer import HuggingFaceTokenizer, chat_template
 from inference_server.engines.vllm_adapters import Prepared
 from inference_server.engines.vllm_arguments import arguments
@@ -128,6 +136,8 @@ class VllmBackend:
                     about_prompt = None
                 for each in output.outputs:
                     tokens = tuple(each.token_ids)
+                    if each.finish_reason not in FINISH and asked.structured:  # a token came that the grammar has not
+                        raise InvalidParameters("response_format and tools: the model cannot go on by this grammar")
                     if each.finish_reason not in FINISH:
                         raise EngineError(f"vLLM ended the answer: {each.finish_reason}")
                     logprobs = _told(tokens, each.logprobs or (), most=asked.sampling.get("logprobs", 0))
@@ -195,6 +205,7 @@ def _told(tokens: Sequence[int], rows: Sequence[Mapping[int, Any]], *, most: int
         TokenLogprob(
             row[token].logprob,
             tuple((t, one.logprob) for t, one in sorted(row.items(), key=lambda each: each[1].rank)[:most]),
+            row[token].rank,
         )
         for token, row in zip(tokens, rows, strict=False)
     )

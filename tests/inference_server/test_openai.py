@@ -185,6 +185,49 @@ def test_the_logprobs_of_an_echoed_prompt_are_those_of_the_model(client: openai.
     assert [number for piece in pieces for number in piece or []] == told.token_logprobs
 
 
+def test_vllms_field_tells_of_each_token_of_a_prompt(client: openai.OpenAI, tiny_model: Path) -> None:
+    tokenizer, model = AutoTokenizer.from_pretrained(tiny_model), AutoModelForCausalLM.from_pretrained(tiny_model)
+
+    def wanted(ids: list[int], likeliest: int) -> list[dict[str, Any] | None]:
+        with torch.no_grad():
+            rows = model(torch.tensor([ids])).logits[0].log_softmax(-1)
+        told: list[dict[str, Any] | None] = [None]
+        for row, token in zip(rows, ids[1:], strict=False):
+            ranks = row.argsort(descending=True).tolist()
+            told.append(
+                {
+                    str(each): {
+                        "logprob": pytest.approx(float(row[each]), abs=1e-3),
+                        "rank": ranks.index(each) + 1,
+                        "decoded_token": tokenizer.decode([each], skip_special_tokens=True),
+                    }
+                    for each in dict.fromkeys([token, *ranks[:likeliest]])
+                }
+            )
+        return told
+
+    extra = {"prompt_logprobs": 2}
+    ids = tokenizer("w1 w2 w3")["input_ids"]
+    body: dict[str, Any] = {"model": "tiny", "prompt": ["w1 w2 w3", "w7"], "temperature": 0, "max_tokens": 1, "n": 1}
+    first, second = client.completions.create(**body, extra_body=extra).choices
+    assert first.model_dump()["prompt_logprobs"] == wanted(ids, 2)
+    assert second.model_dump()["prompt_logprobs"] == [None]
+    both = client.completions.create(**body, extra_body={"prompt_logprobs": 0, "echo": True, "logprobs": 1}).choices[0]
+    assert both.model_dump()["prompt_logprobs"] == wanted(ids, 0)
+    assert [len(each or {}) for each in (both.logprobs and both.logprobs.top_logprobs) or []] == [0, 1, 1, 1]
+    turn = tokenizer.apply_chat_template(TURN, add_generation_prompt=True)["input_ids"]
+    reply = client.chat.completions.create(model="tiny", messages=TURN, **GREEDY, extra_body={"prompt_logprobs": 0})
+    told = [
+        each and [(token, one["logprob"]) for token, one in each.items()]
+        for each in reply.model_dump()["prompt_logprobs"]
+    ]
+    own = [each and [(token, one["logprob"]) for token, one in each.items()] for each in wanted(turn, 0)]
+    assert told == own  # not the ranks: after the first of these tokens several are exactly as likely
+    with pytest.raises(openai.BadRequestError, match="prompt_logprobs come with a whole answer") as streamed:
+        client.chat.completions.create(model="tiny", messages=TURN, stream=True, extra_body=extra)
+    assert streamed.value.param == "prompt_logprobs"
+
+
 def tokens_of(client: openai.OpenAI, **body: Any) -> list[int]:
     """The ids of an answer, told by its text: each word of this model is one token."""
     reply = client.chat.completions.create(model="tiny", messages=TURN, max_tokens=8, **body)

@@ -8,7 +8,7 @@ import json
 import math
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 VALUES: dict[str, Any] = {
@@ -135,6 +135,7 @@ SAMPLED: dict[str, Legitimate] = {
     "repetition_penalty": number(0.01, 100),
     "ignore_eos": flag,
     "min_tokens": whole(0, 2),
+    "prompt_logprobs": whole(0, 20),
     "response_format": null,
     **dict.fromkeys(
         ("user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key"), unread
@@ -240,11 +241,18 @@ def grid(engine: str) -> Iterator[Case]:
         if name in (neutral := NEUTRAL_TO.get(engine, {})):
             legitimate = _neutral(legitimate, neutral[name])
         yield from _row("/chat", name, _option(name), legitimate)
-    for path, name, field, legitimate in WITHIN:
-        yield from _row(path, name, field, legitimate)
+    yield from _within(engine)
     for path in ("/v1/chat/completions", "/v1/completions"):
         for name, field, legitimate in BOTH:
             yield from _row(path, name, field, legitimate)
+
+
+def _within(engine: str) -> Iterator[Case]:
+    for path, name, field, legitimate in WITHIN:
+        for case in _row(path, name, field, legitimate):
+            # The tiny model has no token of JSON, which vLLM may say where the others end.
+            some = {400} if (engine, name) == ("vllm", "a schema") else set()
+            yield replace(case, statuses=case.statuses | some)
 
 
 def _neutral(legitimate: Legitimate, neutral: Any) -> Legitimate:
