@@ -8,6 +8,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from types import FrameType
 
 import uvicorn
@@ -20,7 +21,7 @@ from inference_server.engines.choice import NoSuchEngine, choose
 from inference_server.engines.engine import Engine, Failed, Loading
 from inference_server.limits import Admission
 from inference_server.metrics import Metrics
-from inference_server.server import Server
+from inference_server.server import Server, places
 from inference_server.settings import Settings, parse
 from presets.model_directory import model_directory
 
@@ -45,7 +46,7 @@ class DrainingServer(uvicorn.Server):
 
     def __init__(self, settings: Settings, *, health: socket.socket | None = None) -> None:
         self.engine: Engine = choose(settings, say=log.info)
-        self._admission = Admission(places=settings.max_waiting + 1)
+        self._admission = Admission(places=partial(places, self.engine, settings))
         self._grace_seconds = settings.grace_seconds
         self._deadline = float("inf")
         server = Server(self.engine, settings, self._admission, Metrics(self.engine, admission=self._admission))

@@ -23,7 +23,7 @@ from inference_server.keys import guard, known
 from inference_server.limits import Admission
 from inference_server.metrics import Metrics
 from inference_server.schemas import ChatReply, ChatRequest, ErrorReply, parse
-from inference_server.server import Server
+from inference_server.server import Server, places
 from inference_server.settings import Settings
 
 REPLIES: dict[int | str, dict[str, Any]] = {
@@ -33,7 +33,7 @@ REPLIES: dict[int | str, dict[str, Any]] = {
 
 def create_app(engine: Engine, settings: Settings, *, admission: Admission | None = None) -> FastAPI:
     """The application; its start starts the engine, its end stops it. ``admission`` lets the caller close the door."""
-    door = admission or Admission(places=settings.max_waiting + 1)
+    door = admission or Admission(places=partial(places, engine, settings))
     return application(Server(engine, settings, door, Metrics(engine, admission=door)))
 
 

@@ -1,7 +1,7 @@
 """How much a client may ask for: bytes and seconds of a body, places in the queue, and nothing once it has gone."""
 
 import asyncio
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -16,11 +16,11 @@ Answer = TypeVar("Answer")
 class Admission:
     """The door: how many are inside, and whether it is still open. Belongs to the event loop."""
 
-    def __init__(self, *, places: int) -> None:
+    def __init__(self, *, places: Callable[[], int]) -> None:
         self.inside = 0
         self.closed = False
         self._places = places
-        self.full = Busy(f"{places} requests are being answered or wait: come again later")
+        self.full = Busy("every place is taken by requests that are answered or wait: come again later")
         self.leaving = Unavailable("the server is about to stop")
 
     def close(self) -> None:
@@ -31,7 +31,7 @@ class Admission:
         """Why nobody gets a place now: one of two, which never change."""
         if self.closed:
             return self.leaving
-        return self.full if self.inside >= self._places else None
+        return self.full if self.inside >= self._places() else None
 
     @contextmanager
     def place(self) -> Iterator[None]:

@@ -1,6 +1,7 @@
 """What the routes share: the engine, its limits and its metrics, and an engine's steps as a request's answer."""
 
 import asyncio
+import sys
 import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
@@ -63,6 +64,15 @@ class Server:
         """Counts a request that got its whole answer."""
         self.metrics.requests.labels(200).inc()
         self.metrics.request_seconds.observe(time.monotonic() - began)
+
+
+def places(engine: Engine, settings: Settings) -> int:
+    """How many requests may be inside: those that are answered at once, and those that may wait for them."""
+    match engine.state:
+        case Ready(model):
+            return model.at_once + (model.may_wait if settings.max_waiting is None else settings.max_waiting)
+        case _:
+            return sys.maxsize  # nobody gets further than ``Server.model``, which says why
 
 
 async def merged(streams: Sequence[AsyncGenerator[Step]]) -> AsyncGenerator[tuple[int, Step]]:

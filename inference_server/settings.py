@@ -77,7 +77,12 @@ class Settings(BaseModel):
     allowed_origin: tuple[str, ...] = Field(
         (), description="web page that a browser may send requests from, repeatable (CORS); without it none may"
     )
-    max_waiting: int = Field(32, ge=0, description="requests that may wait their turn; more are refused with 429")
+    max_waiting: int | None = Field(
+        None,
+        ge=0,
+        description="requests that may wait while others are answered, more are refused with 429; if not said 32, "
+        "or none by native on a processor",
+    )
     max_body_bytes: int = Field(8 << 20, ge=1, description="largest body of a request; larger ones are refused")
     body_seconds: float = Field(30.0, gt=0, description="time within which a body must arrive")
     grace_seconds: float = Field(25.0, ge=0, description="time for running answers after SIGTERM")

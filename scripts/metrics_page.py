@@ -56,7 +56,7 @@ def _all() -> tuple[_Heard, _Heard, _Heard]:
     CloudMetrics(cloud)
     Lives(cloud)
     # Gauges ask the engine only when they are read, which they are not here.
-    ServerMetrics(cast(Engine, None), admission=Admission(places=1), registry=server)
+    ServerMetrics(cast(Engine, None), admission=Admission(places=lambda: 1), registry=server)
     return both, cloud, server
 
 

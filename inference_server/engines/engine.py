@@ -92,6 +92,10 @@ class ServedModel:
     """The one that answers where a request names none; None is the base model."""
     refused_adapters: Mapping[str, str] = field(default_factory=dict)
     """Adapters that were found and are not served, and why."""
+    at_once: int = 1
+    """Requests that are answered together."""
+    may_wait: int = 32
+    """Requests that may wait for them, unless the settings say another number."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from transformers import (
 from inference_server.engines import precision
 from inference_server.engines.adapters import Adapters
 from inference_server.engines.batch_check import difference
-from inference_server.engines.continuous_batch import ATTENTION, ContinuousBatch, Row
+from inference_server.engines.continuous_batch import ATTENTION, MOST_RUNNING, ContinuousBatch, Row
 from inference_server.engines.engine import (
     EngineError,
     Finish,
@@ -130,7 +130,7 @@ class TransformersModel:
         context = min(self.served.context_length, batch.capacity)
         if context < self.served.context_length:
             log.warning("memory is there for a context of %d tokens, not for the model's", context)
-        self.served, self.batch = replace(self.served, context_length=context), batch
+        self.served, self.batch = replace(self.served, context_length=context, at_once=MOST_RUNNING), batch
         log.info("requests are batched continuously: the check at the start found no difference")
 
     def _why_alone(self) -> str:

@@ -80,6 +80,7 @@ class VllmBackend:
             tokenizer=HuggingFaceTokenizer(tokenizer, vocabulary_size=configuration.get_text_config().vocab_size),
             context_length=llm.model_config.max_model_len,
             defaults=_generation(source),
+            at_once=llm.vllm_config.scheduler_config.max_num_seqs,
         )
         told.blocks = llm.vllm_config.cache_config.num_gpu_blocks
         ends = _ids(served.defaults.get("eos_token_id", tokenizer.eos_token_id))

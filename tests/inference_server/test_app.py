@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -12,8 +13,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from inference_server.app import create_app
-from inference_server.engines.engine import Failed, InvalidParameters, OutOfMemory
+from inference_server.engines.engine import Failed, InvalidParameters, Loading, OutOfMemory, Ready
 from inference_server.limits import Admission
+from inference_server.server import places
 from inference_server.settings import Settings
 from tests.support.scripted_engine import ScriptedEngine
 
@@ -92,7 +94,7 @@ async def test_a_model_that_cannot_be_loaded_is_not_ready_and_says_why() -> None
 
 
 async def test_who_is_inside_when_the_door_closes_is_answered_and_nobody_else() -> None:
-    engine, door = ScriptedEngine(held=True), Admission(places=4)
+    engine, door = ScriptedEngine(held=True), Admission(places=lambda: 4)
     async with client_of(engine, admission=door) as client:
         inside = asyncio.create_task(client.post("/chat", json=PROMPT))
         await until(lambda: engine.asked)
@@ -115,14 +117,40 @@ async def test_more_requests_than_places_are_refused_with_when_to_come_again() -
         replies = await asyncio.gather(*requests)
     assert sorted(reply.status_code for reply in replies) == [200] * 3 + [429] * 7
     refused = next(reply for reply in replies if reply.status_code == 429)
-    assert refused.json() == {"detail": "3 requests are being answered or wait: come again later"}
+    assert refused.json() == {"detail": "every place is taken by requests that are answered or wait: come again later"}
     assert refused.headers["retry-after"] == "2"
     assert probes.status_code == 200
 
 
+@pytest.mark.parametrize(
+    ("at_once", "may_wait", "said", "inside"),
+    [(1, 32, None, 33), (32, 0, None, 32), (256, 32, None, 288), (32, 0, 8, 40), (1, 32, 0, 1)],
+)
+def test_places_are_those_that_the_engine_answers_at_once_and_those_that_may_wait(
+    at_once: int, may_wait: int, said: int | None, inside: int
+) -> None:
+    engine = ScriptedEngine()
+    engine.state = Ready(replace(engine.model, at_once=at_once, may_wait=may_wait))
+    assert places(engine, Settings(max_waiting=said)) == inside
+
+
+async def test_who_asks_a_model_that_is_not_loaded_is_told_that_and_not_that_places_are_taken() -> None:
+    engine = ScriptedEngine(held=True)
+    async with client_of(engine, max_waiting=0) as client:
+        inside = asyncio.create_task(client.post("/chat", json=PROMPT))
+        await until(lambda: engine.asked)
+        full = await client.post("/chat", json=PROMPT)
+        engine.state = Loading("reading the weights, 3 s")
+        early = await client.post("/chat", json=PROMPT)
+        engine.allow()
+        await inside
+    assert [full.status_code, early.status_code] == [429, 503]
+    assert early.json() == {"detail": "the model is not loaded yet: reading the weights, 3 s"}
+
+
 @pytest.mark.parametrize("tokens", [0, 1, 3])
 async def test_when_the_client_goes_away_the_generation_ends_and_its_place_is_free(tokens: int) -> None:
-    engine, door = ScriptedEngine("a b c d e f", held=True), Admission(places=1)
+    engine, door = ScriptedEngine("a b c d e f", held=True), Admission(places=lambda: 1)
     app = create_app(engine, Settings(), admission=door)
     engine.start()
     gone = asyncio.Event()

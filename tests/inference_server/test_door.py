@@ -15,7 +15,7 @@ from tests.inference_server.test_keys import bearer
 from tests.support.scripted_engine import ScriptedEngine
 from tests.support.serving import listening
 
-FULL = "1 requests are being answered or wait: come again later"
+FULL = "every place is taken by requests that are answered or wait: come again later"
 SAID = {
     "/chat": {"detail": FULL},
     "/v1/completions": {"error": {"message": FULL, "type": "rate_limit_error", "param": None, "code": None}},
@@ -28,7 +28,7 @@ class Full(Admission):
     """One place, and somebody has it."""
 
     def __init__(self) -> None:
-        super().__init__(places=1)
+        super().__init__(places=lambda: 1)
         self.inside = 1
 
 
@@ -129,7 +129,7 @@ async def test_a_browser_of_an_allowed_origin_may_read_the_refusal() -> None:
 
 
 async def test_a_server_that_is_about_to_stop_refuses_as_early() -> None:
-    door = Admission(places=1)
+    door = Admission(places=lambda: 1)
     async with client_of(ScriptedEngine(), admission=door) as client:
         door.close()
         replies = [await client.post(path, content=b"no json") for path in SAID]

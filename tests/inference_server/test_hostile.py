@@ -53,7 +53,7 @@ class Server:
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    engine, door = ScriptedEngine(), Admission(places=8)
+    engine, door = ScriptedEngine(), Admission(places=lambda: 8)
     app = create_app(engine, Settings(max_body_bytes=MEGABYTE, body_seconds=1), admission=door)
     with listening(app) as url:
         yield Server(url, door, engine)
@@ -136,7 +136,7 @@ def test_deep_json_is_refused_or_answered_and_never_a_fault(server: Server, path
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_client_that_hangs_up_leaves_its_place(stream: bool) -> None:
-    engine, door = ScriptedEngine(held=True), Admission(places=8)
+    engine, door = ScriptedEngine(held=True), Admission(places=lambda: 8)
     with listening(create_app(engine, Settings(), admission=door)) as url:
         server = Server(url, door, engine)
         body = json.dumps({**PROMPT, "stream": stream, "max_tokens": 4}).encode()
@@ -175,7 +175,7 @@ class Breathing(ScriptedEngine):
 
 async def test_requests_of_random_length_and_patience_leave_nothing_behind() -> None:
     threads = threading.active_count()
-    engine, door, rng = Breathing(" ".join("abcdefghij")), Admission(places=64), random.Random(6)
+    engine, door, rng = Breathing(" ".join("abcdefghij")), Admission(places=lambda: 64), random.Random(6)
     app = create_app(engine, Settings(), admission=door)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with (

@@ -12,7 +12,7 @@ from tests.support.scripted_engine import ScriptedEngine
 
 
 def metrics(driver: Driver) -> Metrics:
-    return Metrics(ScriptedEngine(), admission=Admission(places=1), gpus=Gpus(driver))
+    return Metrics(ScriptedEngine(), admission=Admission(places=lambda: 1), gpus=Gpus(driver))
 
 
 def samples(of: Metrics, beginning: str) -> dict[tuple[str, str], float]:
@@ -75,7 +75,7 @@ def test_a_driver_that_comes_back_is_connected_to_again() -> None:
 def test_the_engines_load_has_our_names_and_those_that_kaitos_scaler_reads(beginning: str) -> None:
     engine = ScriptedEngine()
     engine.load = Load(running=3, waiting=2, cache_blocks=64, cache_blocks_used=7)
-    of = Metrics(engine, admission=Admission(places=1), gpus=Gpus(Driver()))
+    of = Metrics(engine, admission=Admission(places=lambda: 1), gpus=Gpus(Driver()))
     told = samples(of, beginning)
     assert (told["running", ""], told["waiting", ""]) == (3, 2)
     assert samples(of, "kaito_inference_cache_") == {("blocks", ""): 64, ("blocks_used", ""): 7}

@@ -382,7 +382,7 @@ async def test_a_stream_ends_with_done() -> None:
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("tokens", [0, 1, 3])
 async def test_a_client_that_goes_away_ends_the_generation_of_every_choice(tokens: int, stream: bool) -> None:
-    engine, door = ScriptedEngine("a b c d e f", held=True), Admission(places=1)
+    engine, door = ScriptedEngine("a b c d e f", held=True), Admission(places=lambda: 1)
     app = create_app(engine, Settings(), admission=door)
     engine.start()
     gone = asyncio.Event()

@@ -24,7 +24,7 @@ def server(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     """As the preset starts it."""
     preset = load_catalog().model("smollm2-135m-instruct")
     flags = [f"--{key}={value}" for key, value in sorted(preset.arguments.items())]
-    with serving(smollm2, *flags, "--max_waiting=3", log=tmp_path_factory.mktemp("server") / "log") as process:
+    with serving(smollm2, *flags, log=tmp_path_factory.mktemp("server") / "log") as process:
         process.wait_until("/readyz")
         yield process
         assert process.terminate() == 0
@@ -66,16 +66,18 @@ def generated(server: ServerProcess) -> float:
 
 
 def test_a_crowd_gets_answers_or_429_and_the_probes_answer_all_the_while(server: ServerProcess) -> None:
-    def ask(_: int) -> httpx.Response:
-        return chat(server, prompt=QUESTION, generate_kwargs={**GREEDY, "max_new_tokens": 8})
+    limits, body = httpx.Limits(max_connections=None), {**GREEDY, "max_new_tokens": 48, "min_new_tokens": 48}
 
-    with ThreadPoolExecutor(16) as crowd:
-        replies = crowd.map(ask, range(24))
+    def ask(_: int) -> httpx.Response:
+        return client.post(f"{server.url}/chat", json={"prompt": QUESTION, "generate_kwargs": body})
+
+    with httpx.Client(limits=limits, timeout=120) as client, ThreadPoolExecutor(64) as crowd:
+        replies = crowd.map(ask, range(96))
         probes = [httpx.get(f"{server.url}/healthz", timeout=20).status_code for _ in range(20)]
         found = list(replies)
     assert set(probes) == {200}
     assert {reply.status_code for reply in found} == {200, 429}
-    assert {reply.json()["Result"] for reply in found if reply.status_code == 200} == {ANSWER}
+    assert all(reply.json()["Result"].startswith(ANSWER) for reply in found if reply.status_code == 200)
     assert all("retry-after" in reply.headers for reply in found if reply.status_code == 429)
 
 

@@ -36,7 +36,10 @@ SHARE_FOR_CACHE = 0.8
 """Of the memory that is free once the weights are loaded; the rest is for what a step computes."""
 STEP_TOKENS = 512
 """Tokens computed in a step at most: longer prompts come in chunks, so that decoding requests are not held up."""
-MOST_RUNNING = 64
+MOST_RUNNING = {"cpu": 32, "cuda": 64}
+"""Requests in a step: what a processor is busy with, and the most that is recorded for a GPU (decode_graphs.SIZES)."""
+MAY_WAIT = {"cpu": 0, "cuda": 32}
+"""Behind them. A processor's answers take so long that waiting for one and getting it is twice as long."""
 
 
 class NativeModel:
@@ -86,17 +89,18 @@ class NativeModel:
         context = min(of.context, blocks * BLOCK)
         if context < of.context:
             log.warning("memory is there for a context of %d tokens, not for the model's %d", context, of.context)
-        recording = device.type == "cuda" and settings.cuda_graphs == "auto"
+        most, recording = MOST_RUNNING[device.type], device.type == "cuda" and settings.cuda_graphs == "auto"
         sizes = {"layers": of.layers, "kv_heads": of.kv_heads, "head_dim": of.head_dim, "blocks": blocks + recording}
         network = Model(of, packed, KVCache(**sizes, dtype=dtype, device=device), compiled)
         where = {"spare": blocks, "dtype": dtype, "device": device}
-        graphs = recorded(network, of, most=MOST_RUNNING, context=context, **where) if recording else None
+        graphs = recorded(network, of, most=most, context=context, **where) if recording else None
         mix, allocator = _mix(adapters) if adapters.names else None, BlockAllocator(blocks)
         runner = Runner(network, allocator, device=device, adapters=mix, graphs=graphs)
-        scheduler = Scheduler(allocator, token_budget=STEP_TOKENS, most_running=MOST_RUNNING)
+        scheduler = Scheduler(allocator, token_budget=STEP_TOKENS, most_running=most)
         steps = "kernels of its own" if compiled else "torch's operations"
         log.info("%s packed on %s as %s, %s, in %.1f s", directory, device, dtype, steps, time.monotonic() - began)
-        return cls(of, runner, scheduler, _served(settings, directory, tokenizer, of, adapters, context=context))
+        served = _served(settings, directory, tokenizer, of, adapters, context=context, on=device.type)
+        return cls(of, runner, scheduler, served)
 
     def add(self, sequence: Sequence) -> None:
         """Takes a request in."""
@@ -138,7 +142,7 @@ def _blocks(of: Architecture, stored: torch.dtype, device: torch.device) -> int:
     """Room for the model's whole context, on a card for that of all who run; or for what there is memory for."""
     block: int = of.kv_values_per_token * BLOCK * stored.itemsize
     fitting = int(memory.free(device) * SHARE_FOR_CACHE) // block
-    wanted = max(of.context, CACHED_TOKENS) if device.type == "cpu" else of.context * MOST_RUNNING
+    wanted = max(of.context, CACHED_TOKENS) if device.type == "cpu" else of.context * MOST_RUNNING[device.type]
     return max(1, min(-(-wanted // BLOCK), fitting))
 
 
@@ -152,7 +156,7 @@ def _mix(adapters: Found) -> Tensor:
 
 
 def _served(
-    settings: Settings, directory: Path, tokenizer: Any, of: Architecture, adapters: Found, *, context: int
+    settings: Settings, directory: Path, tokenizer: Any, of: Architecture, adapters: Found, *, context: int, on: str
 ) -> ServedModel:
     generation = directory / "generation_config.json"
     known = json.loads(generation.read_text()) if generation.exists() else {}
@@ -165,4 +169,6 @@ def _served(
         adapters=adapters.names,
         default_adapter=adapters.default,
         refused_adapters=adapters.refused,
+        at_once=MOST_RUNNING[on],
+        may_wait=MAY_WAIT[on],
     )
