@@ -143,6 +143,17 @@ def test_a_product_in_four_bits_is_that_of_the_weights_it_stands_for(
     torch.testing.assert_close(found.float(), x.float() @ weight.T, rtol=2**-8, atol=1e-3)
 
 
+@pytest.mark.parametrize("tokens", [*range(1, 8), 33])
+@pytest.mark.parametrize(("inputs", "outputs"), [(576, 128), (34, 50)])
+def test_the_last_product_leaves_its_sums_in_float32(own: Kernels, tokens: int, inputs: int, outputs: int) -> None:
+    if not own.has_products:
+        pytest.skip("this processor has no products of bfloat16, so oneDNN's product is used")
+    weight, x = numbers(outputs, inputs), numbers(tokens, inputs)
+    found = linear.last(weight, own=own)(x)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, x.float() @ weight.float().T, rtol=1e-5, atol=1e-4)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_other_numbers_are_torchs(own: Kernels, dtype: torch.dtype) -> None:
     assert kernels.find(CPU, dtype) is None

@@ -23,6 +23,8 @@ LANES = 16
 """Head sizes that attention takes are multiples of it."""
 GROUP, OUTPUTS = 32, 32
 """Products in 4 bits take groups of so many inputs, and multiples of so many outputs."""
+WIDE = 64
+"""The last product's weights lie together for so many outputs."""
 
 P, N, F = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 SIGNATURES = {
@@ -33,6 +35,7 @@ SIGNATURES = {
 }
 PRODUCTS = {
     "four_bits": (P, P, P, P, N, N, N),
+    "in_float": (P, P, P, N, N, N),
     "attend_many": (P, P, N, P, N, P, N, P, P, N, N, N, N, N, F),
 }
 """For processors that have products of bfloat16."""
@@ -67,7 +70,9 @@ class Kernels:
         )
         self.has_products = torch.cpu._is_avx512_bf16_supported() and all(hasattr(loaded, name) for name in PRODUCTS)
         if self.has_products:
-            self._four_bits, self._attend_many = (_function(loaded, name, types) for name, types in PRODUCTS.items())
+            self._four_bits, self._in_float, self._attend_many = (
+                _function(loaded, name, types) for name, types in PRODUCTS.items()
+            )
 
     def add_norm(self, hidden: Tensor, added: Tensor | None, gain: Tensor, *, eps: float) -> Tensor:
         """``hidden`` [..., n], to which ``added`` is summed in place, over its RMS and times ``gain`` [n]."""
@@ -131,6 +136,21 @@ class Kernels:
         at = out.data_ptr(), x.data_ptr(), sums.data_ptr(), weight.data_ptr()
         self._four_bits(*at, tokens, outputs, inputs)
         return out
+
+    def in_float(self, x: Tensor, weight: Tensor) -> Tensor:
+        """x [tokens, in] times a weight of ``paired``, as [tokens, out] in float32. Only where ``has_products``."""
+        (tokens, inputs), outputs = x.shape, weight.shape[0] * WIDE
+        out = torch.empty(tokens, outputs)
+        self._in_float(out.data_ptr(), x.data_ptr(), weight.data_ptr(), tokens, outputs, inputs)
+        return out
+
+
+def paired(weight: Tensor) -> Tensor:
+    """A weight [out, in] as products.c takes it for sums in float: [out / WIDE, in / 2, WIDE, 2]; outputs of 0 fill its
+    end up to a multiple of WIDE."""
+    outputs, inputs = weight.shape
+    whole = torch.nn.functional.pad(weight, (0, 0, 0, -outputs % WIDE))
+    return whole.view(-1, WIDE, inputs // 2, 2).transpose(1, 2).contiguous()
 
 
 def tiled(integers: Tensor, scales: Tensor) -> Tensor:

@@ -5,6 +5,7 @@
 enum {
     PAGE = 16,   /* tokens of a page: BLOCK in kv_cache.py */
     CHUNK = 128, /* tokens whose scores a single query holds at a time */
+    WIDEST = 32, /* lanes of the widest head */
 };
 
 /* Where a request's token lies in the cache, by the table of its pages. */
@@ -21,7 +22,7 @@ static inline void ahead(const bf16 *pages, const int64_t *table, size token, si
 static inline __attribute__((always_inline)) void attend_one(
         bf16 *out, const bf16 *query, const bf16 *keys, const bf16 *values, const int64_t *table, size from, size to,
         size n, float scale) {
-    lanes asked[n], sum[n];
+    lanes asked[WIDEST], sum[WIDEST];
     float scores[CHUNK], most = -INFINITY, total = 0;
     for (size i = 0; i < n; i++) asked[i] = widened(query + i * LANES) * scale, sum[i] = (lanes){0};
     for (size begin = from; begin < to; begin += CHUNK) {

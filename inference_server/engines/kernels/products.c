@@ -1,4 +1,4 @@
-/* Products with weights of 4 bits. */
+/* Products with weights of 4 bits, and the last one of a step, whose sums stay in float. */
 
 #include "numbers.h"
 
@@ -6,6 +6,7 @@
 enum {
     GROUP = 32,        /* weights that share a scale: INT4_GROUP in linear.py */
     TILES = 2,
+    BLOCK = 8,         /* rows whose sums are in registers at a time */
     PAIRS = GROUP / 4, /* steps of a group, of two pairs of inputs each */
     GROUP_BYTES = PAIRS * 2 * LANES + 4 * LANES,
     AHEAD = 4096,      /* bytes after those at work that are asked for: the weights are read once, from far away */
@@ -22,11 +23,11 @@ static inline __attribute__((always_inline, BF16_PRODUCTS)) void four_bit_tiles(
     const __m512i integers = _mm512_broadcast_i64x4(_mm256_setr_epi16(
         0xc100, 0xc0e0, 0xc0c0, 0xc0a0, 0xc080, 0xc040, 0xc000, 0xbf80, 0, 0x3f80, 0x4000, 0x4040, 0x4080, 0x40a0,
         0x40c0, 0x40e0));
-    __m512 total[TILES][rows];
+    __m512 total[TILES][BLOCK];
     for (size k = 0; k < TILES; k++)
         for (size r = 0; r < rows; r++) total[k][r] = _mm512_setzero_ps();
     for (size g = 0; g < n / GROUP; g++) {
-        __m512 sum[TILES][rows];
+        __m512 sum[TILES][BLOCK];
         for (size k = 0; k < TILES; k++)
             for (size r = 0; r < rows; r++) sum[k][r] = _mm512_setzero_ps();
         const uint8_t *group = tiles + g * TILES * GROUP_BYTES;
@@ -87,6 +88,57 @@ __attribute__((BF16_PRODUCTS)) void four_bits(
             case 6: four_bit_tiles(o, outputs, from, s, own, 6, n); break;
             case 7: four_bit_tiles(o, outputs, from, s, own, 7, n); break;
             default: four_bit_tiles(o, outputs, from, s, own, 8, n);
+            }
+        }
+    }
+}
+
+enum {
+    WIDE = 4, /* tiles, and */
+    HIGH = 6, /* rows whose sums in float are in registers at a time */
+};
+
+/* out = x W for `rows` of x's rows, at most HIGH, and WIDE tiles of LANES outputs, in float. The weights are n / 2 times
+ * 2 * WIDE * LANES numbers: of each output the inputs 2p and 2p + 1. Inlined, so that rows is a constant; arrays have
+ * constant sizes, for those of others are kept in memory. */
+static inline __attribute__((always_inline, BF16_PRODUCTS)) void tiles_in_float(
+        float *out, size stride, const bf16 *x, const bf16 *tiles, size rows, size n) {
+    __m512 total[WIDE][HIGH];
+    for (size k = 0; k < WIDE; k++)
+        for (size r = 0; r < rows; r++) total[k][r] = _mm512_setzero_ps();
+    for (size p = 0; p < n / 2; p++) {
+        __m512bh weight[WIDE];
+        for (size k = 0; k < WIDE; k++) {
+            const bf16 *own = tiles + (p * WIDE + k) * 2 * LANES;
+            __builtin_prefetch((const char *)own + AHEAD);
+            weight[k] = (__m512bh)_mm512_loadu_si512(own);
+        }
+        #pragma GCC unroll 8
+        for (size r = 0; r < rows; r++) {
+            __m512bh both = pair(x + r * n + 2 * p);
+            for (size k = 0; k < WIDE; k++) total[k][r] = _mm512_dpbf16_ps(total[k][r], weight[k], both);
+        }
+    }
+    for (size k = 0; k < WIDE; k++)
+        for (size r = 0; r < rows; r++) _mm512_storeu_ps(out + r * stride + k * LANES, total[k][r]);
+}
+
+/* out [rows, outputs] = x [rows, n] W^T. */
+__attribute__((BF16_PRODUCTS)) void in_float(
+        float *out, const bf16 *x, const bf16 *weight, size rows, size outputs, size n) {
+    #pragma omp parallel for
+    for (size tile = 0; tile < outputs / LANES; tile += WIDE) {
+        const bf16 *own = weight + tile * LANES * n;
+        for (size row = 0; row < rows; row += HIGH) {
+            float *o = out + row * outputs + tile * LANES;
+            const bf16 *from = x + row * n;
+            switch (rows - row) {
+            case 1: tiles_in_float(o, outputs, from, own, 1, n); break;
+            case 2: tiles_in_float(o, outputs, from, own, 2, n); break;
+            case 3: tiles_in_float(o, outputs, from, own, 3, n); break;
+            case 4: tiles_in_float(o, outputs, from, own, 4, n); break;
+            case 5: tiles_in_float(o, outputs, from, own, 5, n); break;
+            default: tiles_in_float(o, outputs, from, own, HIGH, n);
             }
         }
     }

@@ -14,7 +14,7 @@ from torch.nn import functional
 from inference_server.engines.adapters import Layers
 from inference_server.engines.kernels import Kernels
 from inference_server.engines.native.architecture import Architecture, Unsupported
-from inference_server.engines.native.linear import Linear, LowRank, packing
+from inference_server.engines.native.linear import Linear, LowRank, last, packing
 
 Norm = Callable[[Tensor, Tensor | None], Tensor]
 """x [..., size], and what is added to it in place before → the same, normalised over the last dimension."""
@@ -103,7 +103,7 @@ def load(
 
     Raises OSError if there are no safetensors, Unsupported if a tensor is missing.
     """
-    pack, pack_head = packing(device, twice=int4, own=kernels), packing(device, twice=False)
+    pack = packing(device, twice=int4, own=kernels)
     with _tensors(directory) as (names, read):
 
         def linear(*parts: Part) -> Linear:
@@ -135,7 +135,7 @@ def load(
         head = embedding if of.tied else read("lm_head.weight").to(device, dtype)
         added = side_by_side(adapters, [("lm_head", of.vocabulary)], device=device)
         layers = tuple(layer(index) for index in range(of.layers))
-        return Weights(embedding, layers, norm("model.norm"), head=Linear(pack_head(head, None), added))
+        return Weights(embedding, layers, norm("model.norm"), head=Linear(last(head, own=kernels), added))
 
 
 def side_by_side(adapters: Sequence[Layers], parts: Sequence[Part], *, device: torch.device) -> LowRank | None:
