@@ -32,6 +32,8 @@ RESERVED_LABELS = (labels.WORKSPACE, labels.WORKSPACE_NAMESPACE)
 LABEL_KEY = re.compile(r"([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 ADAPTER_NAME = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9]*[A-Za-z0-9])?")
 METHODS = ("lora", "qlora")
+FILE_URL = re.compile(r"https?://[^\s/?#]+/[^\s?#]*[^\s?#/](\?[^\s#]*)?(#sha256=[0-9a-fA-F]{64})?", re.IGNORECASE)
+"""What ``tuning_runner.sources`` takes, as far as a pattern can tell: known before a machine is bought for it."""
 
 
 def problems(workspace: Workspace, *, catalog: Catalog, runtime: Runtime | None = None) -> tuple[Problem, ...]:
@@ -179,6 +181,11 @@ def _tuning(tuning: Tuning, *, resource: Resource, catalog: Catalog) -> Iterator
 def _source(source: DataSource, *, at: str) -> Iterator[Problem]:
     if [source.urls, source.volume_source, source.image].count(None) != 2:
         yield Problem(at, "write exactly one of urls, volumeSource and image")
+    if source.urls == ():
+        yield Problem(f"{at}.urls", "write at least one address")
+    for number, url in enumerate(source.urls or ()):
+        if not FILE_URL.fullmatch(url):
+            yield Problem(f"{at}.urls[{number}]", "write the address of a file, https://HOST/PATH/train.parquet")
 
 
 def _destination(destination: DataDestination, *, at: str) -> Iterator[Problem]:

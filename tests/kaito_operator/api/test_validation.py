@@ -158,6 +158,7 @@ BAD: dict[str, tuple[dict[str, Any], list[str]]] = {
             "tuning.preset.name: falcon-7b-instruct cannot be tuned; falcon-7b can, `kaito models --tuning` lists all",
             "tuning.method: write lora or qlora",
             "tuning.input: write exactly one of urls, volumeSource and image",
+            "tuning.input.urls[0]: write the address of a file, https://HOST/PATH/train.parquet",
             "tuning.output.imagePushSecret: image needs imagePushSecret: write the name of the Secret to push with",
         ],
     ),
