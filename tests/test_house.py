@@ -54,6 +54,11 @@ def test_no_room_is_longer_than_300_lines() -> None:
     assert {f: n for f in PRODUCT if (n := (ROOT / f).read_text().count("\n")) > 300} == {}
 
 
+def test_the_native_engine_stays_readable_at_one_sitting() -> None:
+    rooms = (ROOT / "inference_server/engines/native").glob("*.py")
+    assert sum(room.read_text().count("\n") for room in rooms) <= 1500
+
+
 def test_no_function_is_longer_than_50_lines() -> None:
     long = {
         f"{f}:{node.name}": node.end_lineno - node.lineno + 1
