@@ -146,6 +146,8 @@ KILLERS: dict[str, Generation] = {
 async def test_what_would_end_the_thread_does_not_get_there(tiny_model: Path) -> None:
     with engine_of(tiny_model) as engine:
         answers = await asyncio.gather(*(generated(engine, request) for request in KILLERS.values()))
-        assert [len(answer[0][0]) for answer in answers] == [4, 4, 60, 1]
+        cold, drawn, long, last = (len(answer[0][0]) for answer in answers)
+        assert (cold, long, last) == (4, 60, 1)
+        assert 1 <= drawn <= 4  # what is drawn may end the text
         assert await generated(engine, KILLERS["the longest prompt"]) == answers[3]
         await until(lambda: engine.load.running == 0)

@@ -171,9 +171,11 @@ async def test_a_token_is_in_no_log_event_status_or_metric_whatever_azure_says(
         api_server.ask("POST", MACHINES, {**made, "metadata": meta})
         path = f"{MACHINES}/canary"
         with provisioner(api_server, namespace, tmp_path / "log", endpoint=azure.url, **how) as process:
-            await soon(
-                lambda: "AuthorizationFailed" in str(api_server.get(path)), within=30, what="the refusal is told"
-            )
+
+            def told() -> bool:
+                return all("AuthorizationFailed" in str(api_server.ask("GET", at)) for at in (path, EVENTS))
+
+            await soon(told, within=30, what="the refusal is told by status and event")
             seen = [str(api_server.get(path)), str(api_server.ask("GET", EVENTS)), process.metrics()]
             api_server.ask("DELETE", path)
             await soon(lambda: api_server.get(path) is None, within=30, what="gone")
