@@ -121,6 +121,19 @@ def test_queries_see_what_they_see_by_torch(
     torch.testing.assert_close(by_kernel.float(), torch.cat(exact), rtol=2**-7, atol=2**-8)
 
 
+@pytest.mark.parametrize(("d", "ours"), [(512, True), (528, False), (40, False)])
+def test_heads_that_the_kernels_have_no_room_for_are_torchs(own: Kernels, d: int, ours: bool) -> None:
+    """528 is a multiple of 16, and one more than attention.c holds."""
+    of, together = architecture(2, 1, d), attending([20], [1], torch.arange(2)[None])
+    cache = KVCache(layers=1, kv_heads=1, head_dim=d, blocks=2, dtype=torch.bfloat16, device=CPU)
+    cache.write(0, torch.arange(2 * BLOCK), numbers(2 * BLOCK, 2, d))
+    queries = numbers(1, 2, d)
+    attention = Attention(together, cache, of, window=0, dtype=torch.bfloat16, kernels=own)
+    by_torch = Attention(together, cache, of, window=0, dtype=torch.bfloat16)
+    assert (attention._kernels is own) is ours
+    torch.testing.assert_close(attention(0, queries), by_torch(0, queries), rtol=2**-7, atol=2**-8)
+
+
 def attending(lengths: list[int], counts: list[int], tables: Tensor) -> Group:
     """The last ``counts`` tokens of requests of ``lengths``, for kernels, which know of no padding, or one request."""
     positions = [torch.arange(length - count, length) for length, count in zip(lengths, counts, strict=True)]

@@ -20,7 +20,8 @@ log = logging.getLogger(__name__)
 SOURCE = Path(__file__).parent
 LIBRARY = SOURCE / "libkernels.so"
 LANES = 16
-"""Head sizes that attention takes are multiples of it."""
+HEADS = range(LANES, 32 * LANES + 1, LANES)
+"""Head sizes that attention takes; attention.c has room for no wider one (WIDEST)."""
 GROUP, OUTPUTS = 32, 32
 """Products in 4 bits take groups of so many inputs, and multiples of so many outputs."""
 WIDE = 64

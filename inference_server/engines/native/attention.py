@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from inference_server.engines.kernels import LANES, Kernels
+from inference_server.engines.kernels import HEADS, Kernels
 from inference_server.engines.native.architecture import Architecture
 from inference_server.engines.native.kv_cache import BLOCK, KVCache
 
@@ -53,7 +53,7 @@ class Attention:
     ) -> None:
         self._of, self._group, self._cache, self._window = of, group, cache, window
         self._requests, self._width = group.positions.shape
-        ours = kernels and of.head_dim % LANES == 0 and (self._width == 1 or kernels.has_products)
+        ours = kernels and of.head_dim in HEADS and (self._width == 1 or kernels.has_products)
         self._kernels = kernels if ours else None
         if self._kernels:
             self._ends = group.positions[:, 0] + 1

@@ -131,8 +131,8 @@ def packing(
 
 
 def last(weight: Tensor, *, own: Kernels | None) -> Product:
-    """The product whose results are logits. Our kernel leaves them in float32: at a height of 25, where many likeliest
-    tokens are, bfloat16 has steps of an eighth, and two of three greedy texts come by a tie."""
+    """The product whose results are logits. Our kernel leaves them in float32: at a height of 25, where likeliest
+    tokens often are, bfloat16 has steps of an eighth, and near ones become equal."""
     if not own or not own.has_products:
         return packing(weight.device, twice=False)(weight, None)
     outputs, pairs = weight.shape[0], kernels.paired(weight)
