@@ -62,7 +62,7 @@ async def examine(kube: "Kube", namespace: str) -> "Examined":
             _items(api, "/apis/apps/v1/deployments", refused),
             _items(api, WEBHOOKS, refused),
             _items(api, "/api/v1/nodes", refused),
-            _denied(api, namespace),
+            _denied(api, namespace, refused),
         )
         crds = {crd["metadata"]["name"]: crd for crd in definitions}
         paths = {MACHINES: "/apis/karpenter.sh/v1alpha5/machines", NODECLAIMS: "/apis/karpenter.sh/v1/nodeclaims"}
@@ -82,12 +82,17 @@ async def _items(api: "Requests", path: str, refused: list[str]) -> "tuple[dict[
         return ()
 
 
-async def _denied(api: "Requests", namespace: str) -> tuple[str, ...]:
-    """What the commands need and the user may not do."""
+async def _denied(api: "Requests", namespace: str, refused: list[str]) -> tuple[str, ...]:
+    """What the commands need and the user may not do, where the user may ask that."""
     from kaito_cli.findings import NEEDED
+    from kaito_operator.kube.errors import Forbidden
 
     wanted = [(group, resource, verb) for group, resource, verbs in NEEDED for verb in verbs]
-    allowed = await asyncio.gather(*(_allowed(api, namespace, *right) for right in wanted))
+    try:
+        allowed = await asyncio.gather(*(_allowed(api, namespace, *right) for right in wanted))
+    except Forbidden:
+        refused.append(REVIEWS.rpartition("/")[2])
+        return ()
     return tuple(f"{verb} {resource}" for (_, resource, verb), may in zip(wanted, allowed, strict=True) if not may)
 
 

@@ -68,14 +68,16 @@ def findings(seen: Examined) -> Iterator[Finding]:
     """The report, in the order in which things depend on each other."""
     for path in seen.refused:
         yield Finding(f"reading {path}", Verdict.WRONG, "not allowed, so not judged", "ask an administrator to run it")
-    if "customresourcedefinitions" not in seen.refused:
-        yield from _definitions(seen.crds)
-    if "deployments" not in seen.refused:
-        yield from _controllers(seen)
-        yield from _admission(seen)
-    yield from _gpus(seen.nodes)
-    yield from _credentials(seen.machines)
-    yield from _rights(seen.denied)
+    for reads, judged in (
+        (("customresourcedefinitions",), _definitions(seen.crds)),
+        (("deployments",), _controllers(seen)),
+        (("validatingwebhookconfigurations",), _admission(seen)),
+        (("nodes",), _gpus(seen.nodes)),
+        (("customresourcedefinitions", "machines", "nodeclaims"), _credentials(seen.machines)),
+        (("selfsubjectaccessreviews",), _rights(seen.denied)),
+    ):
+        if not set(reads) & set(seen.refused):
+            yield from judged
 
 
 def _definitions(crds: Mapping[str, Manifest]) -> Iterator[Finding]:

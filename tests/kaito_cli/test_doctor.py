@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from kaito_cli.doctor import line
 from kaito_cli.findings import CREDENTIALS, MACHINES, WORKSPACES, Examined, Finding, Verdict, findings
 from tests.support.control_plane import ApiServer
+from tests.support.waiting import eventually
 
 
 def a_crd(name: str, *, established: str = "True") -> dict[str, Any]:
@@ -112,6 +114,22 @@ def test_what_is_missing_or_wrong_is_named_with_what_to_do(
 
 
 @pytest.mark.parametrize(
+    ("refused", "unjudged"),
+    [
+        ("customresourcedefinitions", {f"CRD {WORKSPACES}", f"CRD {MACHINES}", "credentials of gpu-provisioner"}),
+        ("deployments", {"workspace operator", "gpu-provisioner"}),
+        ("validatingwebhookconfigurations", {"admission webhook"}),
+        ("nodes", {"NVIDIA device plugin"}),
+        ("machines", {"credentials of gpu-provisioner"}),
+        ("selfsubjectaccessreviews", {"your rights"}),
+    ],
+)
+def test_what_may_not_be_read_is_not_judged_and_everything_else_is(refused: str, unjudged: set[str]) -> None:
+    told = {f.what for f in findings(seen(refused=(refused,)))}
+    assert {f.what for f in findings(seen())} ^ told == unjudged | {f"reading {refused}"}
+
+
+@pytest.mark.parametrize(
     ("changes", "what"),
     [
         ({"webhooks": ()}, "admission webhook"),
@@ -162,6 +180,26 @@ def test_whoever_may_nothing_is_told_so_and_nothing_is_judged_unseen(api_server:
     assert "you may not get workspaces, list workspaces" in done.stdout
     assert f"CRD {WORKSPACES}" not in done.stdout
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.controlplane
+@pytest.mark.security
+def test_whoever_may_not_even_ask_for_rights_is_told_what_else_there_is(api_server: ApiServer) -> None:
+    path = "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings/system:basic-user"
+    everybodys = api_server.ask("GET", path)
+    may = partial(api_server.allows, "stranger", "create", "selfsubjectaccessreviews", group="authorization.k8s.io")
+    api_server.ask("DELETE", path)
+    try:
+        eventually(lambda: not may(), within=20, what="nobody may ask for rights")
+        done = doctor(api_server, "stranger", "-o", "json")
+    finally:
+        kept = {"metadata": {"name": "system:basic-user"}, "kind": "ClusterRoleBinding"}
+        api_server.apply(path, {**everybodys, **kept, "apiVersion": "rbac.authorization.k8s.io/v1"})
+        eventually(may, within=20, what="everybody may ask again")
+    told = {found["what"]: found["verdict"] for found in json.loads(done.stdout)}
+    assert (done.returncode, done.stderr) == (1, "")
+    assert told["reading selfsubjectaccessreviews"] == "wrong"
+    assert "your rights" not in told
 
 
 @pytest.mark.controlplane

@@ -10,6 +10,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -168,14 +169,17 @@ BINDING = {
 @pytest.mark.faults
 def test_when_a_watch_cannot_be_had_it_ends_so_that_somebody_notices(api_server: ApiServer, namespace: str) -> None:
     rbac = "/apis/rbac.authorization.k8s.io/v1"
+    may = partial(api_server.allows, "stranger", "list", "workspaces", group="kaito.sh")
     api_server.ask("POST", f"{rbac}/clusterroles", READER)
     api_server.ask("POST", f"{rbac}/clusterrolebindings", BINDING)
     try:
+        eventually(may, within=20, what="the role counts")
         with operator(api_server, namespace, user="stranger", POD_NAME="one") as process:
             assert process.wait(60) == 1
     finally:
         api_server.ask("DELETE", f"{rbac}/clusterrolebindings/reader")
         api_server.ask("DELETE", f"{rbac}/clusterroles/reader")
+        eventually(lambda: not may(), within=20, what="the role counts no more")
     assert any("cannot watch" in line["msg"] for line in log_of(api_server, namespace) if line["level"] == "error")
     assert holder(api_server, namespace) == "", "it gave the Lease back"
 

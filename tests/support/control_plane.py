@@ -99,6 +99,14 @@ class ApiServer:
         """Server-side apply as somebody else than the operator."""
         return self.ask("PATCH", f"{path}?fieldManager=test&force=true", manifest, content=APPLY)
 
+    def allows(self, user: str, verb: str, resource: str, *, group: str = "", namespace: str = "") -> bool:
+        """Whether a user may do that: roles count a moment after they are written."""
+        attributes = {"verb": verb, "group": group, "resource": resource, "namespace": namespace}
+        review = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
+        groups = ["system:authenticated", *filter(None, (USERS[user],))]
+        spec = {"user": user, "groups": groups, "resourceAttributes": attributes}
+        return bool(self.ask("POST", review, {"spec": spec})["status"]["allowed"])
+
     def now(self) -> "Moment":
         """This place in the audit log."""
         log = self.plane.audit_log
@@ -196,9 +204,12 @@ def _program(command: list[str], *, log: Path) -> Iterator[None]:
 
 
 def _ready(server: ApiServer) -> bool:
-    """Ready, and furnished with the namespace that the tests use."""
+    """Ready, and furnished with the namespace that the tests use and with the rights that everybody has."""
+    if not server.plane.authority.exists():
+        return False
     try:
-        return server.plane.authority.exists() and server.get("/api/v1/namespaces/default") is not None
+        everybodys = server.allows("stranger", "create", "selfsubjectaccessreviews", group="authorization.k8s.io")
+        return everybodys and server.get("/api/v1/namespaces/default") is not None
     except Refused:
         return False  # it listens before its own roles are there
     except urllib.error.URLError as lost:
