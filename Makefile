@@ -99,7 +99,8 @@ weights: setup # the embedded model, where a build of the preset image finds it
 
 e2e: setup weights ## build both images, run them as containers, installed by helm; root, 20 GB, a quarter of an hour
 	@$(PYTHON) scripts/packages.py e2e
-	@export BASE=$${BASE:-$$($(BIN)/python -m scripts.base_image)}; COMPILER=$${COMPILER:-$$BASE} \
+	@COMPILER=$${COMPILER:-$${BASE:-$$($(BIN)/python -m scripts.base_image compiler)}}; \
+	  BASE=$${BASE:-$$($(BIN)/python -m scripts.base_image)}; export BASE COMPILER; \
 	  BUILDER=buildah TORCH=cpu WEIGHTS=weights MODEL=smollm2-135m-instruct $(BIN)/python -m scripts.images
 	@$(BIN)/python -m pytest -n0 -m e2e tests/e2e
 

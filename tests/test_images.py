@@ -224,16 +224,25 @@ def test_where_nothing_can_build_it_is_said_in_one_line_what_to_install(tmp_path
     assert (done.returncode, done.stdout, done.stderr) == (1, "", images.NOBODY)
 
 
-def test_where_no_image_can_be_pulled_the_base_is_made_and_only_its_name_is_printed(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("asked", "name", "gcc"),
+    [([], "kaito-base-debian12-python3", False), (["compiler"], "kaito-compiler-debian12-python3", True)],
+    ids=["base", "compiler"],
+)
+def test_where_no_image_can_be_pulled_one_is_made_and_only_its_name_is_printed(
+    tmp_path: Path, asked: list[str], name: str, gcc: bool
+) -> None:
     """What is printed becomes a build argument, and `buildah build --quiet` prints the identity of what it made."""
+    asked_of = tmp_path / "asked"
     programs = {
-        "debootstrap": "mkdir -p $4/usr/share $4/var/lib/apt",
+        "debootstrap": f'echo "$2" > {asked_of}; mkdir -p $4/usr/share $4/var/lib/apt',
         "buildah": '[ "$1" = build ] && echo 3845c1acfc7b',
     }
-    for name, does in programs.items():
-        (tmp_path / name).write_text(f"#!/bin/sh\n{does}\n")
-        (tmp_path / name).chmod(0o755)
-    asked = [sys.executable, "-m", "scripts.base_image"]
+    for program, does in programs.items():
+        (tmp_path / program).write_text(f"#!/bin/sh\n{does}\n")
+        (tmp_path / program).chmod(0o755)
+    command = [sys.executable, "-m", "scripts.base_image", *asked]
     path = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
-    made = subprocess.run(asked, cwd=ROOT, env=path, capture_output=True, text=True, check=True)
-    assert made.stdout == "localhost/kaito-base-debian12-python3\n"
+    made = subprocess.run(command, cwd=ROOT, env=path, capture_output=True, text=True, check=True)
+    assert made.stdout == f"localhost/{name}\n"
+    assert ("gcc" in re.split("[=,\n]", asked_of.read_text())) == gcc

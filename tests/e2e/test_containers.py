@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
+from inference_server.engines.native import linear
 from local_cluster import built_images, charts
 from local_cluster.cgroups import hierarchies
 from local_cluster.supervisor import REGISTRY
@@ -103,7 +104,8 @@ def chats(cluster: LocalCluster) -> None:
     assert "Paris" in answer["Result"]
     (pod,) = cluster.items("pods", "-l", "kaito.sh/workspace=chat")
     assert pod["status"]["containerStatuses"][0]["containerID"].startswith("containerd://")
-    assert cluster.kubectl("logs", pod["metadata"]["name"]) != ""
+    log = cluster.kubectl("logs", pod["metadata"]["name"])
+    assert ("kernels of its own" in log) == linear.cpu_has_bf16(), log
 
 
 def upgrades_without_a_pause(cluster: LocalCluster) -> None:

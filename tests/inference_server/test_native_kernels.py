@@ -200,3 +200,13 @@ def test_a_library_of_another_version_is_not_called(
     assert compiling.main(tmp_path) == 0
     assert kernels.find(CPU, torch.bfloat16, library=tmp_path / "libkernels.so") is None
     assert "make kernels" in caplog.text
+
+
+def test_a_library_that_cannot_be_loaded_is_said_and_torch_computes(
+    own: Kernels, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As of another processor, or of a compiler's image with a newer C library."""
+    library = tmp_path / "libkernels.so"
+    library.write_bytes(b"\x7fELF of another machine")
+    assert kernels.find(CPU, torch.bfloat16, library=library) is None
+    assert "cannot be loaded and is not used" in caplog.text

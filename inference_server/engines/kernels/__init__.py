@@ -48,7 +48,11 @@ def find(device: torch.device, dtype: torch.dtype, *, library: Path = LIBRARY) -
         return None
     if "AVX512" not in torch.backends.cpu.get_cpu_capability() and platform.machine() in ("x86_64", "AMD64"):
         return None
-    loaded = ctypes.CDLL(str(library))
+    try:
+        loaded = ctypes.CDLL(str(library))
+    except OSError as error:  # of another machine, or compiled by a newer C library than is here
+        log.warning("%s cannot be loaded and is not used: %s", library.name, error)
+        return None
     if not _is_of(loaded, SOURCE):
         log.warning("%s is of another version and is not used: `make kernels` compiles it anew", library.name)
         return None
