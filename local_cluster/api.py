@@ -1,7 +1,8 @@
 """The supervisor's own requests to the API server; everybody else brings a client."""
 
+import json
 import ssl
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,16 @@ class Api:
     async def get(self, path: str) -> dict[str, Any] | None:
         """An object by its path; None if there is none. Raises Refused."""
         return await self._ask("GET", path)
+
+    async def watch(self, path: str) -> AsyncIterator[dict[str, Any]]:
+        """The objects of a collection, then each as it changes, until the API server ends it. Raises Refused."""
+        forever = aiohttp.ClientTimeout(total=None, sock_connect=10)
+        try:
+            async with self._http.get(path, params={"watch": "true"}, timeout=forever) as answer:
+                async for line in answer.content:
+                    yield json.loads(line)["object"]
+        except aiohttp.ClientError as error:
+            raise Refused(f"WATCH {path}: {error}") from error
 
     async def merge(self, path: str, patch: Mapping[str, Any]) -> dict[str, Any] | None:
         """A merge patch of an object; None if there is none. Raises Refused."""

@@ -29,8 +29,6 @@ WITHOUT = (
     "node-ipam-controller",
     "persistentvolume-attach-detach-controller",
     "persistentvolume-expander-controller",
-    "persistentvolume-protection-controller",
-    "persistentvolumeclaim-protection-controller",
     "token-cleaner-controller",
     "ttl-controller",
     "validatingadmissionpolicy-status-controller",

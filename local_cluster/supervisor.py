@@ -62,6 +62,7 @@ class Supervisor:
             listen="0.0.0.0",
         )
         self._environment = {**namespace.environment(), **THRIFT}
+        self._volumes = directory.path / "volumes"
 
     async def run(self, *, bare: bool) -> None:
         """Brings the cluster up, then keeps it up until cancelled."""
@@ -82,7 +83,7 @@ class Supervisor:
             await self._surroundings(nodes)
             await processes.first_yes(lambda: _takes_pods(api), programs=self._programs, within=30)
             await self._finish(bare=bare)
-            await asyncio.Event().wait()
+            await storage.offer_again(api, self._volumes)
         finally:
             await api.close()
 
@@ -114,11 +115,11 @@ class Supervisor:
         await serve(AzureStandIn(machines=nodes).app(), port=namespace.AZURE_PORT)
         await serve(example_files.app(), port=example_files.PORT)
         await serve(hub.app(_model_dir()), port=hub.PORT)
-        host, volumes = REGISTRY, self._directory.path / "volumes"
+        host = REGISTRY
         arguments = registry.prepare(self._directory.path / "registry", address=host)
         await self._start("registry", [str(self._plane.programs["registry"]), *arguments])
-        storage.make_directories(volumes)
-        objects = [registry.login_secret(host), hub.token_secret(), *storage.objects(volumes)]
+        storage.make_directories(self._volumes)
+        objects = [registry.login_secret(host), hub.token_secret(), *storage.objects(self._volumes)]
         await charts.apply(objects, programs=self._plane.programs, environment=self._environment)
         if self._runtime is ContainerRuntime.CONTAINERD:
             self._say(Outcome.BEGUN, "images")

@@ -10,6 +10,7 @@ import pytest
 
 from local_cluster import example_files, namespace, registry, storage
 from local_cluster.images import SHELL
+from local_cluster.state import ClusterDirectory
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.system
@@ -85,6 +86,17 @@ def test_what_a_pod_wrote_to_a_claim_is_there_for_the_next_one(cluster: str) -> 
     reader = pod("reader", 'test "$(cat /mnt/results/word)" = kept && test -d /mnt/results/checkpoints')
     inside(cluster, "kubectl", "apply", "--filename=-", stdin=json.dumps(reader))
     eventually(lambda: phase(cluster, "pod/reader") == "Succeeded", within=60, what="the reader finds it")
+    goes_with_its_claim(cluster)
+
+
+def goes_with_its_claim(cluster: str) -> None:
+    """A claim stays as long as a pod uses it; then its volume is empty and free for the next."""
+    volume = inside(cluster, "kubectl", "get", "pvc/results", "-o", "jsonpath={.spec.volumeName}")
+    inside(cluster, "kubectl", "delete", "pod/reader", "--wait=true", "--grace-period=0")
+    inside(cluster, "kubectl", "delete", "pvc/results", "--wait=true", "--timeout=60s")
+    eventually(lambda: phase(cluster, f"pv/{volume}") == "Available", within=60, what="the volume is free again")
+    path = ClusterDirectory.of(cluster).path / "volumes" / volume.removeprefix(f"{storage.CLASS}-")
+    assert list(path.iterdir()) == []
 
 
 def test_the_registry_lets_in_who_has_the_secret(cluster: str) -> None:
