@@ -28,7 +28,7 @@ from kaito_operator.workspace import (
     tuning,
 )
 from kaito_operator.workspace.farewell import farewell
-from kaito_operator.workspace.finding import Finding, waits_for, wrong
+from kaito_operator.workspace.finding import Finding, waiting, waits_for, wrong
 from kaito_operator.workspace.inference import COMPONENT
 from kaito_operator.workspace.installation import Installation
 from kaito_operator.workspace.observe import Observed
@@ -39,6 +39,8 @@ from kaito_operator.workspace.status import Standing
 from kaito_operator.workspace.task import Needs, ServedPreset, Task, task
 from kaito_operator.workspace.workload import left_running, workload
 from presets.catalog import Catalog, InstanceType
+
+BETWEEN_LOOKS_AT_WHAT_GOES = 5.0
 
 
 def plan(seen: Observed, now: datetime, *, catalog: Catalog, installation: Installation) -> Plan:
@@ -151,7 +153,7 @@ def _tuning(seen: Observed, asked: Task, *, begun: bool, now: datetime) -> tuple
         return None, None
     done = tuned.result is not None
     claim = ("PersistentVolumeClaim", tuning.claim_name(seen.workspace))
-    taken = None if done else _name_taken(seen, claim)
+    taken = None if done else _name_taken(seen, claim, meanwhile=Reason.JOB_PENDING)
     before = seen.workspace.conditions.get(ConditionType.JOB_STARTED.value, {})
     job = taken or job_diagnosis.started(
         tuned.job, tuned.pods, name=tuned.job_name, done=done, begun=begun, before=before, now=now
@@ -168,7 +170,7 @@ def _inference(
         return None
     if asked.trains:
         return waits_for(ConditionType.TUNING_SUCCEEDED)
-    if taken := _name_taken(seen, *_names(seen.workspace, asked)):
+    if taken := _name_taken(seen, *_names(seen.workspace, asked), meanwhile=Reason.INFERENCE_PENDING):
         return taken
     if seen.refused is not None:
         told = f"the API server refuses the {seen.refused.manifest['kind']}: {seen.refused.message}"
@@ -194,11 +196,15 @@ def _names(workspace: Workspace, asked: Task) -> list[tuple[str, str]]:
     return [("Service", name), ("Deployment", name)]
 
 
-def _name_taken(seen: Observed, *wanted: tuple[str, str]) -> Finding | None:
+def _name_taken(seen: Observed, *wanted: tuple[str, str], meanwhile: Reason) -> Finding | None:
+    """``meanwhile``: the reason while it is only what an earlier Workspace of the name has left, and goes."""
     found = [each for each in seen.foreign if (each["kind"], each["metadata"]["name"]) in wanted]
     if not found:
         return None
     names = " and ".join(f"{each['kind']} {each['metadata']['name']}" for each in found)
+    if all("deletionTimestamp" in each["metadata"] for each in found):
+        told = f"{names} of the same name is being deleted, and has to be gone first"
+        return waiting(meanwhile, told, look_again=BETWEEN_LOOKS_AT_WHAT_GOES)
     told = f"{names} is there already and does not belong to this Workspace"
     return wrong(Reason.NAME_TAKEN, told, cure="rename one of them")
 

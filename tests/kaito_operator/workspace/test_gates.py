@@ -217,6 +217,18 @@ def test_an_object_of_somebody_else_is_named_and_not_touched(kind: str) -> None:
     assert f"{kind} chat is there already" in conditions(todo)["InferenceReady"][2]
 
 
+@pytest.mark.parametrize("kind", ["Service", "Deployment"])
+def test_what_an_earlier_workspace_of_the_name_left_is_waited_for_while_it_goes(kind: str) -> None:
+    nodes = [a_ready_machine(FIRST, node="n"), a_node("n", held_by="chat", pool=FIRST)]
+    theirs = next(each for each in workload(a_workspace(uid="another"), *nodes) if each["kind"] == kind)
+    leaving = {**theirs, "metadata": {**theirs["metadata"], "deletionTimestamp": NOON_TEXT}}
+    todo = planned(a_workspace(), *nodes, leaving)
+    assert kind not in {step.manifest["kind"] for step in todo.apply}
+    told = f"{kind} chat of the same name is being deleted, and has to be gone first"
+    assert conditions(todo)["InferenceReady"] == ("Unknown", "WorkspaceInferenceStatusPending", told)
+    assert todo.look_again == 5.0
+
+
 def test_the_workload_is_kept_while_a_node_is_not_ready() -> None:
     nodes = [a_ready_machine(FIRST, node="n"), a_node("n", held_by="chat", pool=FIRST)]
     service, deployment = workload(a_workspace(), *nodes)

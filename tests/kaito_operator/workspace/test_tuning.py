@@ -16,7 +16,7 @@ from kaito_operator.workspace.plan import plan
 from kaito_operator.workspace.seen import Progress
 from presets.tuning_steps import FINAL, ExitCode
 from tests.presets.test_training_config import MISTAKES
-from tests.support.builders import NOON, UID, a_job, a_node, a_ready_machine, a_tuning_pod, a_workspace, seen_of
+from tests.support.builders import NOON, UID, a_job, a_node, a_ready_machine, a_tuning_pod, a_workspace, seen_of, stored
 from tests.support.planning import CATALOG, INSTALLATION, applied, conditions, deleted, planned
 
 FIRST = machine_name(UID, slot=0, attempt=1)
@@ -58,6 +58,17 @@ def test_on_its_node_the_configuration_and_the_job_are_made_and_no_server() -> N
     assert config["metadata"]["name"] == job["metadata"]["name"]
     steps = job["spec"]["template"]["spec"]
     assert [c["name"] for c in (*steps["initContainers"], *steps["containers"])] == ["download", "trainer", "publish"]
+
+
+def test_the_volume_of_an_earlier_workspace_of_the_name_is_waited_for_while_it_goes() -> None:
+    """As when one is deleted and made again at once: a claim stays until no pod uses it."""
+    theirs = applied(with_node(a_tuning()), "PersistentVolumeClaim")[0]
+    owner = {**theirs["metadata"]["ownerReferences"][0], "uid": "another"}
+    metadata = {**theirs["metadata"], "ownerReferences": [owner], "deletionTimestamp": "2026-01-02T11:59:50Z"}
+    todo = with_node(a_tuning(), stored({**theirs, "metadata": metadata}))
+    assert todo.apply == ()
+    told = "PersistentVolumeClaim chat-tuning of the same name is being deleted, and has to be gone first"
+    assert conditions(todo)["JobStarted"] == ("Unknown", "WorkspaceTuningJobStatusPending", told)
 
 
 def test_only_the_step_that_pushes_sees_the_push_secret() -> None:
