@@ -106,4 +106,5 @@ def _choices(console: Console, title: str, choices: Sequence[Choice]) -> None:
     for number, choice in enumerate(choices):
         price = f"{choice.price.hourly:.2f} {choice.price.currency} an hour" if choice.price else "price unknown"
         speed = f", at most {choice.tokens_per_second:.0f} tokens/s" if choice.tokens_per_second else ""
+        speed = f", without a GPU: {choice.cpus} CPUs" if choice.cpus else speed
         console.print(f"{title if not number else '':12}{choice.size:28} {price}{speed}")

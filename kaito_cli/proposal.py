@@ -42,11 +42,14 @@ class Choice:
     size: str
     price: Price | None
     tokens_per_second: float | None = None
+    cpus: int = 0
+    """The processors, where the model would run on those; 0 on GPUs."""
 
     def as_json(self) -> dict[str, Any]:
         """For programs."""
         speed = round(self.tokens_per_second, 1) if self.tokens_per_second else None
-        return {"instanceType": self.size, "price": _price(self.price), "tokensPerSecondAtMost": speed}
+        told = {"instanceType": self.size, "price": _price(self.price), "tokensPerSecondAtMost": speed}
+        return told | ({"cpus": self.cpus} if self.cpus else {})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -249,7 +252,8 @@ def _with_price(offer: ServingOffer | TuningOffer) -> str:
 
 def _choice(offer: ServingOffer | TuningOffer) -> Choice:
     speed = offer.tokens_per_second if isinstance(offer, ServingOffer) else None
-    return Choice(size=offer.size.name, price=offer.price, tokens_per_second=speed)
+    cpus = 0 if offer.size.gpus else offer.size.cpus
+    return Choice(size=offer.size.name, price=offer.price, tokens_per_second=speed, cpus=cpus)
 
 
 def _serving_objects(asked: "Question", size: InstanceType, *, spread: bool) -> list[str]:

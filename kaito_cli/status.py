@@ -74,19 +74,20 @@ def rendered(found: "Overview", *, now: datetime) -> RenderableType:
     """The headline over the tree."""
     tree = Tree(Text(found.headline(now=now), style="bold"))
     for part in found.tree.parts:
-        _branch(tree, part, now=now)
+        _branch(tree, part, said=found.waits_for, now=now)
     return tree
 
 
-def _branch(above: Tree, item: Item, *, now: datetime) -> None:
+def _branch(above: Tree, item: Item, *, said: str, now: datetime) -> None:
+    """``said``: what the headline says, which the conditions that say the same need not say again."""
     sign, colour = SIGNS[item.state]
     line = Text.assemble((f"{sign} ", colour), item.what)
     if item.reason:
         line.append(f"  {item.reason}", style=colour if item.state is not State.DONE else "dim")
     if ago := age(item.since, now=now):
         line.append(f"  {ago}", style="dim")
-    if item.message and item.state is not State.DONE:
+    if item.message not in ("", said) and item.state is not State.DONE:
         line.append(f"\n{item.message}", style="dim")
     branch = above.add(line)
     for part in item.parts:
-        _branch(branch, part, now=now)
+        _branch(branch, part, said=said, now=now)

@@ -1,5 +1,6 @@
 """Why the model does not answer: from the Deployment, or StatefulSet, and its pods to the leaf."""
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 
@@ -22,9 +23,11 @@ MOUNT_SECONDS = 60.0
 EVICTION_SECONDS = 300.0
 """For so long an eviction is told as the cause of what the pod in its place still has to do."""
 LONGEST_QUOTE = 300
+RPC = re.compile(r"^rpc error: code = \w+ desc = ")
 ACCESS_SECRET = "modelAccessSecret"  # noqa: S105 - the name of a field
 KILLED = 137
 """The exit code of a process that SIGKILL ended."""
+SEE_IMAGE = "see whether the image exists and imagePullSecrets may pull it"
 WAITS = {
     "CreateContainerConfigError": (
         Reason.CONTAINER_START_ERROR,
@@ -32,9 +35,9 @@ WAITS = {
     ),
     "CreateContainerError": (Reason.CONTAINER_START_ERROR, "see the message"),
     "ErrImageNeverPull": (Reason.IMAGE_PULL_ERROR, "load the image onto the node"),
-    "ErrImagePull": (Reason.IMAGE_PULL_ERROR, "see whether the image exists and imagePullSecrets may pull it"),
+    "ErrImagePull": (Reason.IMAGE_PULL_ERROR, SEE_IMAGE),
     "ImageInspectError": (Reason.IMAGE_PULL_ERROR, "see whether the image is whole"),
-    "ImagePullBackOff": (Reason.IMAGE_PULL_ERROR, "see whether the image exists and imagePullSecrets may pull it"),
+    "ImagePullBackOff": (Reason.IMAGE_PULL_ERROR, SEE_IMAGE),
     "InvalidImageName": (Reason.IMAGE_PULL_ERROR, "write the image as registry/repository:tag"),
     "RegistryUnavailable": (Reason.IMAGE_PULL_ERROR, "see whether the nodes reach the registry"),
     "RunContainerError": (Reason.CONTAINER_START_ERROR, "see the message"),
@@ -42,6 +45,9 @@ WAITS = {
 """The kubelet's reason for not starting a container → ours, and what to do."""
 DENIED = ("401 Unauthorized", "403 Forbidden", "authorization failed", "pull access denied", "unauthorized:")
 """Of the words of containerd, CRI-O and Docker about a registry that gives an image to others only."""
+PRESET_IMAGE = "/kaito-"
+"""In the name of every image that the operator chooses, and seldom in another."""
+CHOSEN = "; a preset's image is as presetRegistryName, presetVersion and modelFiles of the operator's chart say"
 MAY_PULL = "name a Secret that may pull it in imagePullSecrets, or give the nodes access to the registry"
 MODEL_FAILURES = {
     ExitCode.DISK_FULL: (Reason.DISK_FULL, "take a larger instanceType, or a node with a larger disk"),
@@ -181,6 +187,8 @@ def _not_started(pod: Pod) -> Finding | None:
             reason, cure = WAITS[container.waits]
             if reason is Reason.IMAGE_PULL_ERROR and any(words in container.waits_message for words in DENIED):
                 reason, cure = Reason.IMAGE_PULL_DENIED, MAY_PULL
+            if cure is SEE_IMAGE and PRESET_IMAGE in container.image:
+                cure += CHOSEN
             said = _quoted(_cause(container.waits_message) or container.waits)
             what = f"Pod {pod.name}, container {container.name}, image {container.image}"
             return wrong(reason, f"{what}: {said}", cure=cure)
@@ -188,8 +196,9 @@ def _not_started(pod: Pod) -> Finding | None:
 
 
 def _cause(message: str) -> str:
-    """The kubelet's cause: alone at a try, after "Back-off pulling image …: ErrImagePull: " between tries."""
-    return message.rpartition("ErrImagePull: ")[2]
+    """The kubelet's cause: alone at a try, after "Back-off pulling image …: ErrImagePull: " between tries. Without what
+    gRPC puts before it."""
+    return RPC.sub("", message.rpartition("ErrImagePull: ")[2])
 
 
 def _failing(pod: Pod) -> Iterator[Container]:

@@ -83,6 +83,15 @@ def test_a_plan_tells_memory_price_alternatives_and_objects() -> None:
         assert part in ended.stdout, part
 
 
+def test_a_machine_without_a_gpu_is_not_offered_without_saying_so() -> None:
+    asked = ("plan", "--model", "Qwen/Qwen3-4B", "--offline")
+    cheapest, *_ = (line for line in kaito(*asked).stdout.splitlines() if line.startswith("cheapest"))
+    assert cheapest.split(maxsplit=1)[1].endswith("0.11 USD an hour, without a GPU: 2 CPUs")
+    found = answered(*asked)
+    assert [choice.get("cpus") for choice in found["cheapest"]] == [2, 2, 2]
+    assert all("cpus" not in choice for choice in found["fastest"])
+
+
 def test_what_does_not_fit_is_exit_code_2_with_what_does() -> None:
     ended = kaito("plan", "-m", "phi-4", "-t", "Standard_NC4as_T4_v3", "--offline")
     assert ended.returncode == 2

@@ -71,6 +71,11 @@ def test_a_stuck_workspace_names_the_leaf_in_its_first_line_and_the_machine_belo
     assert "Machine ws0123456789 (Standard_NC6s_v3)  QuotaExceeded  5m" in text(STUCK)
 
 
+def test_what_the_first_line_says_is_not_said_again_by_every_condition() -> None:
+    assert text(STUCK).count(f"Machine ws0123456789: {QUOTA}") == 1
+    assert "✗ WorkspaceReady  QuotaExceeded  5m\n" in text(STUCK)
+
+
 def test_what_waits_is_marked_otherwise_than_what_does_not_go_on_by_itself() -> None:
     pending = (
         a_condition("MachineReady", "Unknown", "CreateMachinePending", "Machine ws0123456789 is asked for"),

@@ -23,7 +23,10 @@ NODES = [a_ready_machine(FIRST, node="n"), a_node("n", held_by="chat", pool=FIRS
 POD = "Pod chat-6d9f-x2x4z"
 IMAGE = "kaito/kaito-smollm2-135m-instruct:0.1.0"
 WHAT = f"{POD}, container inference"
-PULL = "see whether the image exists and imagePullSecrets may pull it"
+PULL = (
+    "see whether the image exists and imagePullSecrets may pull it; a preset's image is as presetRegistryName, "
+    "presetVersion and modelFiles of the operator's chart say"
+)
 MAY_PULL = "name a Secret that may pull it in imagePullSecrets, or give the nodes access to the registry"
 NO_LOGIN = "repository does not exist or may require authorization: authorization failed: no basic auth credentials"
 
@@ -51,7 +54,8 @@ def ended(code: int, message: str = "", reason: str = "Error") -> dict[str, Any]
 
 TEN_SECONDS_AGO = "2026-01-02T11:59:50Z"
 KEY_ERROR = ended(3, "Traceback (most recent call last):\nKeyError: 'x'\n")
-BACK_OFF = f'Back-off pulling image "{IMAGE}": ErrImagePull: rpc error: not found'
+GRPC = "rpc error: code = NotFound desc = failed to resolve reference"
+BACK_OFF = f'Back-off pulling image "{IMAGE}": ErrImagePull: {GRPC}: not found'
 A_MINUTE_AGO = "2026-01-02T11:59:00Z"
 
 
@@ -65,14 +69,14 @@ def unplaced(message: str) -> dict[str, Any]:
 
 TROUBLE: dict[str, tuple[dict[str, Any], str, str]] = {
     "an image that is not there": (
-        waits("ErrImagePull", "rpc error: not found"),
+        waits("ErrImagePull", f"{GRPC}: not found"),
         "ImagePullError",
-        f"{WHAT}, image {IMAGE}: rpc error: not found. What to do: {PULL}",
+        f"{WHAT}, image {IMAGE}: failed to resolve reference: not found. What to do: {PULL}",
     ),
     "the same between two tries": (
         waits("ImagePullBackOff", BACK_OFF),
         "ImagePullError",
-        f"{WHAT}, image {IMAGE}: rpc error: not found. What to do: {PULL}",
+        f"{WHAT}, image {IMAGE}: failed to resolve reference: not found. What to do: {PULL}",
     ),
     "an image name that is none": (
         waits("InvalidImageName", "couldn't parse"),
