@@ -15,7 +15,8 @@ import psutil
 import yaml
 
 from bench.figures import Figure, measure
-from tests.support.control_plane import ApiServer, api_server, establish, free_ports
+from tests.support.control_plane import ApiServer, api_server, establish
+from tests.support.ports import free_ports
 from tests.support.stub_world import StubWorld, stub_world
 from tests.support.waiting import eventually
 

@@ -20,7 +20,7 @@ import psutil
 from bench.figures import Figure, measure
 from local_cluster import model
 from presets.catalog import load_catalog
-from tests.support.serving import free_port
+from tests.support.ports import free_port
 from tests.support.waiting import eventually
 
 TOKENS = 64

@@ -11,20 +11,21 @@ import pytest
 
 from inference_server.__main__ import _listen
 from tests.support.cluster import eventually
-from tests.support.serving import ROOT, ServerProcess, free_port, serving
+from tests.support.ports import free_port
+from tests.support.serving import ROOT, ServerProcess, serving
 
 pytestmark = pytest.mark.server
 
 
 def inside(server: ServerProcess) -> bool:
-    return "kaito_inference_requests_inside 1.0" in httpx.get(f"{server.url}/metrics").text
+    return "kaito_inference_requests_inside 1.0" in httpx.get(f"{server.url}/metrics", timeout=60).text
 
 
 ENDLESS = {"prompt": "Once upon a time", "max_tokens": 4000, "ignore_eos": True, "stream": True}
 
 
 def blocks_held(server: ServerProcess) -> float:
-    lines = httpx.get(f"{server.url}/metrics").text.splitlines()
+    lines = httpx.get(f"{server.url}/metrics", timeout=60).text.splitlines()
     return float(next(line.split()[1] for line in lines if line.startswith("kaito_inference_cache_blocks_used ")))
 
 
@@ -48,18 +49,19 @@ def test_the_port_is_open_before_the_model_is_loaded_and_readiness_follows(tiny_
 def test_a_signal_while_the_model_loads_ends_the_process_at_once(tiny_model: Path, tmp_path: Path) -> None:
     with serving(tiny_model, log=tmp_path / "log") as server:
         server.wait_until("/healthz")
-        assert server.terminate(within=20) == 0
+        assert server.terminate() == 0
 
 
 def test_after_sigterm_running_answers_are_finished_and_nothing_new_is_taken(smollm2: Path, tmp_path: Path) -> None:
-    body = {"prompt": "Once upon a time", "generate_kwargs": {"max_new_tokens": 40, "min_new_tokens": 40}}
+    """The answer is long enough for all that is looked at while it is made."""
+    body = {"prompt": "Once upon a time", "generate_kwargs": {"max_new_tokens": 600, "min_new_tokens": 600}}
     with serving(smollm2, "--grace_seconds=120", log=tmp_path / "log") as server, ThreadPoolExecutor(1) as pool:
         server.wait_until("/readyz")
-        running = pool.submit(httpx.post, f"{server.url}/chat", json=body, timeout=60)
+        running = pool.submit(httpx.post, f"{server.url}/chat", json=body, timeout=300)
         eventually(lambda: inside(server), within=30, what="the request is running")
         server.process.terminate()
         eventually(lambda: server.status("/readyz") == 503, within=30, what="not ready")
-        late = httpx.post(f"{server.url}/chat", json=body)
+        late = httpx.post(f"{server.url}/chat", json=body, timeout=60)
         assert (late.status_code, late.json()["detail"]) == (503, "the server is about to stop")
         assert running.result().status_code == 200
         assert server.process.wait(60) == 0
@@ -71,7 +73,7 @@ def test_what_is_not_finished_within_the_grace_period_is_cut_short(smollm2: Path
         server.wait_until("/readyz")
         running = pool.submit(httpx.post, f"{server.url}/chat", json=body, timeout=60)
         eventually(lambda: inside(server), within=30, what="the request is running")
-        assert server.terminate(within=40) == 0
+        assert server.terminate() == 0
         assert (running.result().status_code, running.result().json()) == (503, {"detail": "the server stops"})
 
 
@@ -114,9 +116,10 @@ def test_health_and_metrics_can_have_a_port_of_their_own(tiny_model: Path, tmp_p
     with serving(tiny_model, f"--health_port={port}", log=tmp_path / "log") as server:
         server.wait_until("/readyz")
         other = f"http://127.0.0.1:{port}"
-        told = {path: httpx.get(f"{other}{path}").status_code for path in ("/healthz", "/readyz", "/metrics", "/chat")}
+        paths = ("/healthz", "/readyz", "/metrics", "/chat")
+        told = {path: httpx.get(f"{other}{path}", timeout=60).status_code for path in paths}
         here = {path: server.status(path) for path in ("/healthz", "/readyz", "/metrics")}
-        text = httpx.get(f"{other}/metrics").text
+        text = httpx.get(f"{other}/metrics", timeout=60).text
         assert server.terminate() == 0
     assert told == {"/healthz": 200, "/readyz": 200, "/metrics": 200, "/chat": 404}
     assert here == {"/healthz": 200, "/readyz": 200, "/metrics": 404}

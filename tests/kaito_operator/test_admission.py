@@ -15,7 +15,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from kaito_operator.admission import LONGEST_ANSWER, refusal
 from tests.kaito_operator.test_operator_process import answers, environment, operator
 from tests.support.builders import a_workspace
-from tests.support.control_plane import ApiServer, Refused, free_ports
+from tests.support.control_plane import ApiServer, Refused
+from tests.support.ports import free_port
 from tests.support.waiting import eventually
 
 WEBHOOKS = "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations"
@@ -48,7 +49,7 @@ def certificate(directory: Path) -> str:
 @pytest.fixture
 def door(api_server: ApiServer, namespace: str, tmp_path: Path) -> Iterator[None]:
     """An operator that answers admission for this namespace, and an API server that asks it."""
-    bundle, (port,) = certificate(tmp_path), free_ports(1)
+    bundle, port = certificate(tmp_path), free_port()
     settings = {"KAITO_WEBHOOK_CERTIFICATES": str(tmp_path), "KAITO_WEBHOOK_PORT": str(port)}
     health = environment(namespace)["KAITO_HEALTH_PORT"]
     webhook: dict[str, Any] = {

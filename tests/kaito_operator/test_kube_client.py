@@ -1,6 +1,7 @@
 """The client against a real API server, and against servers that do not behave."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -164,7 +165,10 @@ async def answering(answer: bytes) -> AsyncIterator[str]:
     """A server that answers every request so, and hangs up; its URL."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
+        head = await reader.readuntil(b"\r\n\r\n")
+        # What is sent and not read makes of the end of a connection a reset of it.
+        length = re.search(rb"(?i)content-length: ([0-9]+)", head)
+        await reader.readexactly(int(length[1]) if length else 0)
         writer.write(answer)
         await writer.drain()
         writer.close()

@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry
 from kaito_operator import logs
 from kaito_operator.endpoints import endpoints
 from kaito_operator.metrics import Metrics
-from tests.support.control_plane import free_ports
+from tests.support.ports import free_ports
 
 
 def value(metrics: Metrics, metric: str, /, **labels: str) -> float | None:

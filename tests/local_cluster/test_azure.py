@@ -27,7 +27,7 @@ from local_cluster.azure import AzureStandIn
 from local_cluster.azure_machines import RecordOnly, VirtualMachine
 from local_cluster.errors import LocalClusterError
 from tests.support.azure import ANY_TOKEN, POOLS, WHERE, Azure, Recorded, running, sdk
-from tests.support.control_plane import free_ports
+from tests.support.ports import free_port
 from tests.support.waiting import eventually
 
 WANTED = {"properties": {"count": 1, "vmSize": "Standard_NC12s_v3", "nodeLabels": {"a": "b"}, "tags": {"c": "d"}}}
@@ -410,7 +410,7 @@ async def test_a_machine_has_the_name_labels_taints_and_provider_id_of_aks(machi
 
 
 def test_it_runs_alone_until_it_is_told_to_stop() -> None:
-    (port,) = free_ports(1)
+    port = free_port()
     command = [sys.executable, "-m", "local_cluster", "azure", "--port", str(port)]
     with subprocess.Popen(command, cwd=Path(__file__).parents[2]) as alone:
         try:

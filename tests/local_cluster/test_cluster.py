@@ -5,7 +5,6 @@ import os
 import pwd
 import shutil
 import signal
-import socket
 import ssl
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from typing import Any
 import pytest
 
 from local_cluster import binaries
+from tests.support.ports import free_port
 
 pytestmark = pytest.mark.system
 
@@ -45,7 +45,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def kaito(*arguments: str, check: bool = True, stdin: str = "") -> subprocess.CompletedProcess[str]:
     """``kaito local …``."""
     done = subprocess.run(
-        [*KAITO, *arguments], cwd=ROOT, input=stdin, capture_output=True, text=True, timeout=120, check=False
+        [*KAITO, *arguments], cwd=ROOT, input=stdin, capture_output=True, text=True, timeout=300, check=False
     )
     if check and done.returncode:
         raise AssertionError(f"kaito local {' '.join(arguments)}: {done.returncode}\n{done.stdout}{done.stderr}")
@@ -74,14 +74,6 @@ def alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
         return False
-
-
-def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def test_a_cluster_comes_up_works_and_leaves_nothing(home: Path) -> None:
@@ -164,7 +156,7 @@ spec:
         - name: web
           image: local/shell:dev
           command: [sh, -c, "cd /var/run/secrets/kubernetes.io/serviceaccount && exec python3 -m http.server 80"]
-          readinessProbe: {httpGet: {port: 80}, periodSeconds: 1}
+          readinessProbe: {httpGet: {port: 80}, periodSeconds: 1, timeoutSeconds: 30}
 ---
 apiVersion: v1
 kind: Service
@@ -176,7 +168,7 @@ spec: {selector: {app: web}, ports: [{port: 80}]}
 def test_a_deployment_that_is_not_root_answers_behind_its_service_and_may_read_its_token(home: Path) -> None:
     kaito("up", "--bare")
     kaito("run", "kubectl", "apply", "-f", "-", stdin=WEB)
-    kaito("run", "kubectl", "rollout", "status", "deployment/web", "--timeout=60s")
+    kaito("run", "kubectl", "rollout", "status", "deployment/web", "--timeout=240s")
     address = kaito("run", "kubectl", "get", "service", "web", "-o", "jsonpath={.spec.clusterIP}").stdout
     token = kaito("run", "curl", "--silent", "--max-time", "10", f"http://{address}/token").stdout
     assert token.count(".") == 2  # header, claims, signature (RFC 7519)
@@ -269,7 +261,7 @@ def test_a_start_killed_half_way_is_told_and_can_be_repeated(home: Path) -> None
         record = home / "kaito/local/cluster.json"
         wait(lambda: record.exists() and json.loads(record.read_text())["init_pid"] > 0, within=20, what="a namespace")
         os.kill(json.loads(record.read_text())["pid"], signal.SIGKILL)
-        _, complaint = starting.communicate(timeout=20)
+        _, complaint = starting.communicate(timeout=120)
     assert starting.returncode == 1
     assert complaint.startswith("the cluster's process ended")
     assert complaint.count("\n") == 1
@@ -283,7 +275,7 @@ def test_two_at_once_start_one_cluster_and_both_see_it_come_up(home: Path) -> No
         subprocess.Popen([*KAITO, "up", "--bare"], cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         for _ in range(2)
     ]
-    said = [starting.communicate(timeout=120) for starting in both]
+    said = [starting.communicate(timeout=300) for starting in both]
     assert [starting.returncode for starting in both] == [0, 0], said
     assert [p["name"] for p in status()["processes"]].count("etcd") == 1
 
@@ -366,7 +358,7 @@ def test_an_ordinary_user_needs_no_root() -> None:
     def as_nobody(python: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         command = [*become, python, *arguments]
         return subprocess.run(
-            command, cwd="/", env=environment, capture_output=True, text=True, timeout=120, check=False
+            command, cwd="/", env=environment, capture_output=True, text=True, timeout=300, check=False
         )
 
     try:

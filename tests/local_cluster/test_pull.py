@@ -10,8 +10,8 @@ import pytest
 from local_cluster import pull
 from local_cluster.cri_server import CriError, NotFound, NotSupported
 from local_cluster.registry import PASSWORD, USER
-from tests.support.control_plane import free_ports
 from tests.support.oci_registry import RunningRegistry, registry
+from tests.support.ports import free_port
 
 DENIED = "pull access denied, repository does not exist or may require authorization: authorization failed"
 
@@ -69,7 +69,7 @@ async def test_no_other_registry_is_asked(running: RunningRegistry) -> None:
 
 
 async def test_a_registry_that_does_not_answer_is_named() -> None:
-    host = f"127.0.0.1:{free_ports(1)[0]}"
+    host = f"127.0.0.1:{free_port()}"
     kind, told = await refusal(f"{host}/team/private:1", host=host)
     assert kind is pull.NotPulled
     assert f"failed to do request: Head http://{host}/v2/team/private/manifests/1: " in told

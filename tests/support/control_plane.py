@@ -2,7 +2,6 @@
 
 import json
 import secrets
-import socket
 import ssl
 import subprocess
 import urllib.error
@@ -17,6 +16,7 @@ from typing import Any
 from kaito_operator.api.conditions import moment
 from local_cluster import binaries, credentials
 from local_cluster.control_plane import AUDIT_POLICY, ControlPlane
+from tests.support.ports import free_ports
 from tests.support.waiting import eventually
 
 Json = dict[str, Any]
@@ -210,35 +210,39 @@ def _ready(server: ApiServer) -> bool:
     try:
         everybodys = server.allows("stranger", "create", "selfsubjectaccessreviews", group="authorization.k8s.io")
         return everybodys and server.get("/api/v1/namespaces/default") is not None
-    except Refused:
-        return False  # it listens before its own roles are there
-    except urllib.error.URLError as lost:
-        if isinstance(lost.reason, ConnectionRefusedError):
-            return False
-        raise
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports on loopback that nobody uses; all are held until the last is found, so that they differ."""
-    with ExitStack() as held:
-        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
+    except (Refused, OSError):
+        return False  # it writes its certificate, then listens, then answers, and only then makes its own roles
 
 
 def establish(server: ApiServer, definition: Json) -> None:
-    """Applies a CRD and waits until its objects can be written."""
-    path = f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{definition['metadata']['name']}"
-    if _established(server, path, definition):
+    """Applies a CRD and waits until its objects can be written and everybody is told of it."""
+    if _established(server, definition):
         return
-    server.apply(path, definition)
-    eventually(lambda: _established(server, path, definition), within=20, what=f"{path} is established")
+    server.apply(_path(definition), definition)
+
+    def whole() -> bool:
+        return _established(server, definition) and _told_of(server, definition) == {True}
+
+    eventually(whole, within=60, what=f"{_path(definition)} is established")
 
 
-def _established(server: ApiServer, path: str, definition: Json) -> bool:
-    found = server.get(path) or {}
-    conditions = found.get("status", {}).get("conditions") or []
+def withdraw(server: ApiServer, definition: Json) -> None:
+    """Deletes a CRD with its objects, and waits until nobody is told of it: what comes next is as if it never was."""
+    empty(server, definition)
+    server.ask("DELETE", _path(definition))
+
+    def gone() -> bool:
+        return server.get(_path(definition)) is None and _told_of(server, definition) == {False}
+
+    eventually(gone, within=60, what=f"{_path(definition)} is gone")
+
+
+def _path(definition: Json) -> str:
+    return f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{definition['metadata']['name']}"
+
+
+def _established(server: ApiServer, definition: Json) -> bool:
+    conditions = (server.get(_path(definition)) or {}).get("status", {}).get("conditions") or []
     return any(c["type"] == "Established" and c["status"] == "True" for c in conditions) and all(
         _served(server, definition["spec"], version["name"]) for version in definition["spec"]["versions"]
     )
@@ -252,6 +256,20 @@ def _served(server: ApiServer, spec: Json, version: str) -> bool:
         return False
 
 
+def _told_of(server: ApiServer, definition: Json) -> set[bool]:
+    """Whether it is there, in each of the places that tell: they follow one after another."""
+    spec = definition["spec"]
+    groups = server.ask("GET", "/apis")["groups"]
+    versions = {v["groupVersion"] for group in groups for v in group["versions"]}
+    told = set[bool]()
+    for version in (version["name"] for version in spec["versions"]):
+        of_version = f"{spec['group']}/{version}"
+        resources = (server.get(f"/apis/{of_version}") or {"resources": []})["resources"]
+        told |= {of_version in versions, any(each["name"] == spec["names"]["plural"] for each in resources)}
+        told.add(_served(server, spec, version))
+    return told
+
+
 def empty(server: ApiServer, definition: Json) -> None:
     """Deletes every object of a CRD, whatever finalizers it has: nothing of one test may meet the next."""
     spec = definition["spec"]
@@ -259,7 +277,15 @@ def empty(server: ApiServer, definition: Json) -> None:
     for item in (server.get(everything) or {"items": []})["items"]:
         meta = item["metadata"]
         where = f"namespaces/{meta['namespace']}/" if "namespace" in meta else ""
-        path = f"{everything.rpartition('/')[0]}/{where}{spec['names']['plural']}/{meta['name']}"
+        _remove(server, f"{everything.rpartition('/')[0]}/{where}{spec['names']['plural']}/{meta['name']}")
+
+
+def _remove(server: ApiServer, path: str) -> None:
+    """Whoever was killed may have asked for its last write a moment before, so it may go by itself meanwhile."""
+    try:
         server.ask("DELETE", path)
         if server.get(path) is not None:
             server.merge(path, {"metadata": {"finalizers": []}})
+    except Refused as gone:
+        if " 404 " not in str(gone):
+            raise

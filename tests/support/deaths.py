@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from local_cluster import credentials
-from tests.support.control_plane import ApiServer, free_ports
+from tests.support.control_plane import ApiServer
 from tests.support.forked import forked
 from tests.support.held_writes import HeldWrites, When
+from tests.support.ports import free_ports
 from tests.support.waiting import soon
 
 WITHIN = 60.0

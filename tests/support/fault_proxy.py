@@ -59,6 +59,8 @@ class FaultProxy:
     faults: list[Fault] = field(default_factory=list)
     asked: list[str] = field(default_factory=list)
     """``METHOD /path?query`` of every request, as it came."""
+    watched: list[str] = field(default_factory=list)
+    """The kind of every watch, as it began to bring what happens: from then on it can be cut."""
     _held: dict[str, asyncio.Event] = field(default_factory=dict)
     _watches: list[Watching] = field(default_factory=list)
 
@@ -125,6 +127,7 @@ class FaultProxy:
         answer = web.StreamResponse(status=upstream.status, headers={"Content-Type": "application/json"})
         await answer.prepare(request)
         self._watches.append(watching)
+        self.watched.append(watching.plural)
         passing = asyncio.create_task(self._pass(answer, upstream, watching.plural))
         cutting = asyncio.create_task(watching.cut.wait())
         try:

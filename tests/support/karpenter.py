@@ -13,7 +13,8 @@ from typing import Any
 import yaml
 
 from local_cluster import binaries, go_build
-from tests.support.control_plane import ApiServer, establish, free_ports
+from tests.support.control_plane import ApiServer, establish
+from tests.support.ports import free_ports
 
 Json = dict[str, Any]
 CLAIMS = "/apis/karpenter.sh/v1/nodeclaims"

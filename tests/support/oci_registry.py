@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import socket
 import subprocess
 import urllib.error
 import urllib.request
@@ -12,6 +11,7 @@ from pathlib import Path
 
 from local_cluster import binaries
 from local_cluster.registry import HTPASSWD, PASSWORD, USER, configuration, docker_config
+from tests.support.ports import free_port
 from tests.support.waiting import eventually
 
 
@@ -32,9 +32,7 @@ class RunningRegistry:
 def registry(directory: Path) -> Iterator[RunningRegistry]:
     """Runs the registry in a directory."""
     program = binaries.find("registry")["registry"]
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        host = f"127.0.0.1:{free.getsockname()[1]}"
+    host = f"127.0.0.1:{free_port()}"
     (directory / "htpasswd").write_text(HTPASSWD)
     config = directory / "config.json"
     config.write_text(json.dumps(configuration(directory, address=host)))

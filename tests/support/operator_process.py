@@ -1,6 +1,5 @@
 """``python -m kaito_operator workspace`` against a test API server, to be killed at will."""
 
-import json
 import os
 import subprocess
 import sys
@@ -10,7 +9,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.support.control_plane import free_ports
+from tests.support.json_lines import json_lines
+from tests.support.ports import free_ports
+
+WATCHED = (
+    "configmaps",
+    "controllerrevisions",
+    "deployments",
+    "jobs",
+    "machines",
+    "nodes",
+    "persistentvolumeclaims",
+    "pods",
+    "services",
+    "statefulsets",
+    "workspaces",
+)
+"""The kinds that the Workspace operator follows."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +46,7 @@ class Operator:
 
     def lines(self) -> list[dict[str, Any]]:
         """What it has logged."""
-        return [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
+        return json_lines(self.log)
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 """``python -m kaito_operator gpu-provisioner`` against a test API server and Azure's stand-in, to be killed at will."""
 
-import json
 import os
 import signal
 import subprocess
@@ -14,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.azure import CLUSTER, GROUP, SUBSCRIPTION
-from tests.support.control_plane import ApiServer, free_ports
+from tests.support.control_plane import ApiServer
+from tests.support.json_lines import json_lines
+from tests.support.ports import free_ports
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Provisioner:
 
     def lines(self) -> list[dict[str, Any]]:
         """What it has logged."""
-        return [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
+        return json_lines(self.log)
 
     def metrics(self) -> str:
         """/metrics; empty while it does not listen."""

@@ -18,6 +18,7 @@ from starlette.types import ASGIApp
 
 from tests.support import vllm
 from tests.support.cluster import eventually
+from tests.support.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 
@@ -42,7 +43,7 @@ class ServerProcess:
         except httpx.TransportError:
             return 0
 
-    def terminate(self, *, within: float = 30) -> int:
+    def terminate(self, *, within: float = 120) -> int:
         """Sends SIGTERM; the exit status."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(within)
@@ -51,12 +52,6 @@ class ServerProcess:
         if self.process.poll() is not None:
             raise AssertionError(f"the server ended with {self.process.returncode}:\n{self.log.read_text()}")
         return True
-
-
-def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 @contextmanager

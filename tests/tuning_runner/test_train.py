@@ -26,7 +26,7 @@ from kaito_operator.workspace.trained import at_the_end
 from presets.training_config import default_text
 from presets.tuning_steps import ExitCode
 from tests.support.builders import a_tuning_pod
-from tests.support.control_plane import free_ports
+from tests.support.ports import free_port
 from tests.support.small_disk import mount_small_disk
 from tests.support.tiny_model import write_tiny_model
 from tests.support.told import condition_after
@@ -164,7 +164,7 @@ def test_other_data_is_trained_anew(place: Path, model: Path) -> None:
 
 def test_asked_to_stop_it_leaves_a_checkpoint_and_goes_on_to_the_same_adapter(place: Path) -> None:
     config(place, max_steps=60, save_steps=1000)
-    (port,) = free_ports(1)
+    port = free_port()
     process = started(run_tuning, str(place), port)
     eventually(lambda: _progress(port).get("step", 0) >= 3, within=120, what="step 3")
     process.terminate()

@@ -17,7 +17,7 @@ from local_cluster import binaries
 from presets.catalog import load_catalog
 from tests.kaito_operator.api.test_validation import BAD, GOOD
 from tests.support.builders import a_workspace
-from tests.support.control_plane import ApiServer, Refused, establish
+from tests.support.control_plane import ApiServer, Refused, establish, withdraw
 from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.controlplane, pytest.mark.usefixtures("crds")]
@@ -362,4 +362,4 @@ def test_what_older_rules_let_in_can_be_patched_in_its_status_and_deleted(
     api_server.ask("DELETE", path)
     api_server.merge(path, {"metadata": {"finalizers": []}})
     assert api_server.get(path) is None
-    api_server.ask("DELETE", definition)
+    withdraw(api_server, strict)

@@ -7,12 +7,10 @@ from typing import Any
 import pytest
 
 from kaito_operator.api import crd
-from tests.support.control_plane import ApiServer, Refused, empty, establish
-from tests.support.waiting import eventually
+from tests.support.control_plane import ApiServer, Refused, establish, withdraw
 
 pytestmark = pytest.mark.controlplane
 CLAIMS = "/apis/karpenter.sh/v1/nodeclaims"
-DEFINITION = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/nodeclaims.karpenter.sh"
 CLAIM: dict[str, Any] = {
     "apiVersion": "karpenter.sh/v1",
     "kind": "NodeClaim",
@@ -32,9 +30,7 @@ def claims(api_server: ApiServer) -> Iterator[ApiServer]:
     definition = crd.definition(crd.NODECLAIM)
     establish(api_server, definition)
     yield api_server
-    empty(api_server, definition)
-    api_server.ask("DELETE", DEFINITION)
-    eventually(lambda: api_server.get(DEFINITION) is None, within=20, what="the kind is gone")
+    withdraw(api_server, definition)
 
 
 def _without(path: str) -> Callable[[dict[str, Any]], None]:

@@ -17,14 +17,12 @@ from kaito_operator.settings import WorkspaceSettings
 from kaito_operator.workspace.controller import workspace_controller
 from kaito_operator.workspace.observe import Observed
 from presets.catalog import load_catalog
-from tests.support.control_plane import APPLY, ApiServer, Refused, empty, establish
-from tests.support.waiting import eventually
+from tests.support.control_plane import APPLY, ApiServer, Refused, establish, withdraw
 from tests.support.workspaces import workspace_of
 
 pytestmark = [pytest.mark.controlplane, pytest.mark.money, pytest.mark.usefixtures("crds", "claims_known")]
 Json = dict[str, Any]
 CLAIMS = "/apis/karpenter.sh/v1/nodeclaims"
-CRD = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/nodeclaims.karpenter.sh"
 SETTINGS = {
     "KAITO_MODEL_FILES": "baked",
     "KAITO_NODE_PROVISIONER": "nodeclaim",
@@ -40,9 +38,7 @@ def claims_known(api_server: ApiServer) -> Iterator[None]:
     definition = crd.definition(crd.NODECLAIM)
     establish(api_server, definition)
     yield
-    empty(api_server, definition)
-    api_server.ask("DELETE", CRD)
-    eventually(lambda: api_server.get(CRD) is None, within=60, what="the CRD is gone")
+    withdraw(api_server, definition)
 
 
 def a_claim(name: str, *, labels: Json | None = None, size: str = "Standard_D2s_v5") -> Json:

@@ -6,6 +6,7 @@ import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 from tests.support.control_plane import ApiServer
 from tests.support.fault_proxy import Fault, FaultProxy, fault_proxy
 from tests.support.hand_world import HandWorld
-from tests.support.operator_process import Operator, workspace_operator
+from tests.support.operator_process import WATCHED, Operator, workspace_operator
 from tests.support.stub_world import stub_world
 from tests.support.waiting import soon
 from tests.support.workspaces import workspace_of
@@ -79,9 +80,9 @@ async def scene(api_server: ApiServer, namespace: str, tmp_path: Path) -> AsyncI
 @asynccontextmanager
 async def _watching(scene: Scene, **settings: str) -> AsyncIterator[Operator]:
     """An operator whose watches are all there."""
-    before = len(scene.proxy.requests("watch=true"))
+    before = len(scene.proxy.watched)
     with scene.operator(**settings) as process:
-        await soon(lambda: len(scene.proxy.requests("watch=true")) - before >= 9, within=WITHIN, what="nine watches")
+        await soon(lambda: set(scene.proxy.watched[before:]) >= set(WATCHED), within=WITHIN, what="all watches")
         yield process
 
 
@@ -179,7 +180,11 @@ async def test_a_refusal_that_stays_is_asked_about_less_and_less(scene: Scene) -
 
         await soon(lambda: len(waits()) >= 6, within=WITHIN, what="six tries")
         assert len(scene.proxy.requests(REQUESTS["Machine"])) <= len(waits()) + 1, "a try, a wait"
-        assert all(later > 1.2 * earlier for earlier, later in zip(waits(), waits()[1:], strict=False)), waits()
+        told = waits()
+        pairs = pairwise(told)
+        # Twice as long, by a fifth more or less each; told to a tenth of a second.
+        assert all(later + 0.05 > (earlier - 0.05) * 2 * 0.8 / 1.2 for earlier, later in pairs), told
+        assert told[5] > 10 * told[0], told
         scene.proxy.faults.clear()
         await soon(lambda: len(scene.machines()) == 1, within=WITHIN, what="bought once it is granted")
 

@@ -18,11 +18,9 @@ from kaito_operator.workspace.machines import machine_name
 from kaito_operator.workspace.observe import Observed
 from presets.catalog import load_catalog
 from tests.support.control_plane import ApiServer
-from tests.support.waiting import soon
 
 pytestmark = [pytest.mark.controlplane, pytest.mark.usefixtures("crds")]
 Json = dict[str, Any]
-NODE_CLAIMS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/nodeclaims.karpenter.sh"
 MACHINES = "/apis/karpenter.sh/v1alpha5/machines"
 
 
@@ -109,7 +107,6 @@ async def test_a_cluster_without_the_crd_is_told_and_nothing_is_tried(
     api_server: ApiServer, kube: Kube, namespace: str
 ) -> None:
     """NodeClaims, for the tests' cluster knows Machines."""
-    await soon(lambda: api_server.get(NODE_CLAIMS) is None, within=60, what="no CRD of another test")
     controller = workspace_controller(
         WorkspaceSettings(KAITO_MODEL_FILES="baked", KAITO_NODE_PROVISIONER="nodeclaim"), load_catalog()
     )
