@@ -9,6 +9,8 @@ KERNELS := inference_server/engines/kernels/libkernels.so
 VLLM := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/kaito/vllm
 ONLY ?=
 PROCESSES ?= 2
+# Of the order of the tests, which is the same everywhere; SEED=default takes another each time.
+SEED ?= 1
 
 .PHONY: help setup packages kernels tools model demo test karpenter crash gpu vllm unit lint fix golden crds reference lock bench images e2e docs down clean weights
 
@@ -43,7 +45,7 @@ demo: setup ## a Workspace becomes an answering model, on this machine
 	@$(BIN)/kaito demo
 
 test: setup lint ## every test, linters and type checks first
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=$(PROCESSES) --dist=loadscope --no-loadscope-reorder $(if $(ONLY),-m "$(ONLY)",)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=$(PROCESSES) --dist=loadscope --no-loadscope-reorder --randomly-seed=$(SEED) $(if $(ONLY),-m "$(ONLY)",)
 
 karpenter: $(VENV)/ready tools # our NodeClaims against a real Karpenter, built from source
 	@$(BIN)/python -m local_cluster.binaries karpenter

@@ -1,11 +1,13 @@
 """Fixtures that tests of several packages share."""
 
 import itertools
+import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 import yaml
+from hypothesis import HealthCheck, settings
 
 from kaito_operator.kube.client import Kube
 from tests.support import control_plane
@@ -15,6 +17,18 @@ pytest_plugins = ["tests.support.golden", "tests.support.cases", "tests.support.
 
 ROOT = Path(__file__).parent.parent
 _numbers = itertools.count(1)
+
+settings.register_profile("always", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("new", settings.get_profile("always"), derandomize=False)
+settings.load_profile("always")
+"""The same examples on every machine, however busy it is; ``--hypothesis-profile=new`` looks for others."""
+
+
+@pytest.fixture(autouse=True)
+def numbers_are_the_same_in_every_order() -> None:
+    """What is random in torch begins anew for each test, as pytest-randomly has it for random and numpy."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
 
 
 ON_DEMAND = {
