@@ -133,7 +133,7 @@ def search(program: Program) -> Path | None:
 def _fits(path: str, program: Program) -> bool:
     """Whether it is of the pinned minor version: Debian's kubectl and etcd are years older."""
     try:
-        asked = subprocess.run([path, *program.ask_version], capture_output=True, text=True, timeout=10, check=False)
+        asked = subprocess.run([path, *program.ask_version], capture_output=True, text=True, timeout=60, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return False
     version = re.search(r"\bv?(\d+\.\d+)\.\d+", asked.stdout)

@@ -77,7 +77,7 @@ async def install(
     for name in VALUES:
         if any((crds := CHARTS / name / "files/crds").glob("*.yaml")):
             await tools.kubectl("apply", "--server-side", f"--filename={crds}")
-            await tools.kubectl("wait", "--for=condition=Established", f"--filename={crds}", "--timeout=20s")
+            await tools.kubectl("wait", "--for=condition=Established", f"--filename={crds}", "--timeout=240s")
     for name, values in VALUES.items():
         chosen = {**values, **images.get(name, {}), "crds": {"install": False}}  # they are there
         await tools.apply(await tools.render(name, chosen))

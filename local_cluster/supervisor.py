@@ -41,6 +41,8 @@ REGISTRY = f"{namespace.SYSTEM_ADDRESS}:{registry.PORT}"
 SYSTEM_MACHINE = VirtualMachine(name=SYSTEM_NODE, labels={}, taints=(), provider_id="", gpus=0)
 """The machine that the cluster's own pods run on."""
 
+PATIENCE = 240
+"""Seconds that each step of the start gets: on a machine that does other things too, it may need them."""
 THRIFT = {"GOGC": "50", "GOMAXPROCS": "2"}
 """For the Go programs: a laptop has other plans for its memory and cores, and this cluster little to do."""
 
@@ -81,7 +83,7 @@ class Supervisor:
             await self._system_node(nodes)
             processes.check(self._programs)
             await self._surroundings(nodes)
-            await processes.first_yes(lambda: _takes_pods(api), programs=self._programs, within=30)
+            await processes.first_yes(lambda: _takes_pods(api), programs=self._programs, within=PATIENCE)
             await self._finish(bare=bare)
             await storage.offer_again(api, self._volumes)
         finally:
@@ -93,9 +95,9 @@ class Supervisor:
         self._say(Outcome.BEGUN, "API server")
         await self._start("etcd", plane.etcd())
         await self._start("kube-apiserver", plane.kube_apiserver())
-        await processes.first_yes(self._has_certificate, programs=self._programs, within=30)
+        await processes.first_yes(self._has_certificate, programs=self._programs, within=PATIENCE)
         api = Api(url=plane.url, token=self._tokens[credentials.ADMIN], authority=plane.authority)
-        await processes.first_yes(api.ready, programs=self._programs, within=60)
+        await processes.first_yes(api.ready, programs=self._programs, within=PATIENCE)
         self._write_kubeconfigs()
         self._say(Outcome.DONE, "API server")
         await self._start("kube-controller-manager", plane.kube_controller_manager())
@@ -106,8 +108,8 @@ class Supervisor:
     async def _system_node(self, nodes: Nodes) -> None:
         self._say(Outcome.BEGUN, "system node")
         await nodes.start(SYSTEM_MACHINE)
-        kubelet = nodes.kubelet(SYSTEM_NODE)
-        await processes.first_yes(lambda: nodes.ready(SYSTEM_NODE), programs=[*self._programs, kubelet], within=60)
+        programs = [*self._programs, nodes.kubelet(SYSTEM_NODE)]
+        await processes.first_yes(lambda: nodes.ready(SYSTEM_NODE), programs=programs, within=PATIENCE)
         self._say(Outcome.DONE, "system node")
 
     async def _surroundings(self, nodes: Nodes) -> None:
@@ -134,7 +136,7 @@ class Supervisor:
                 containers = self._runtime is ContainerRuntime.CONTAINERD
                 images = built_images.values(REGISTRY) if containers else {}
                 await charts.install(self._plane.programs, environment=self._environment, images=images)
-                await charts.available(self._plane.programs, environment=self._environment, within=120)
+                await charts.available(self._plane.programs, environment=self._environment, within=PATIENCE)
                 self._say(Outcome.DONE, "operators")
         except LocalClusterError as error:
             self._say(Outcome.FAILED, f"{error}; look with: kaito local run -- kubectl get pods -A")
