@@ -84,7 +84,7 @@ def test_a_kaito_command_exists_with_its_options(words: list[str]) -> None:
 def test_a_deployment_of_the_guides_is_taken(words: list[str]) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "kaito_cli", *words[1:], "--dry-run", "-o", "yaml"],
-        capture_output=True, text=True, timeout=60, check=False, stdin=subprocess.DEVNULL,
+        capture_output=True, text=True, timeout=180, check=False, stdin=subprocess.DEVNULL,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
 

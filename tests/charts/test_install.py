@@ -35,7 +35,7 @@ class Helm:
     def __call__(self, *arguments: str) -> str:
         command = [*self._base, "--namespace", self._namespace, *arguments]
         home = {"HOME": str(self._home), "PATH": "/usr/bin:/bin"}
-        done = subprocess.run(command, cwd=ROOT, env=home, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(command, cwd=ROOT, env=home, capture_output=True, text=True, timeout=180, check=False)
         assert done.returncode == 0, done.stderr
         return done.stdout
 

@@ -85,7 +85,7 @@ async def session(server: ServerProcess, answers: list[Answer]) -> AsyncIterator
     async with aiohttp.ClientSession(server.url, timeout=aiohttp.ClientTimeout(120)) as session:
         async with running(session, answers):
             yield session
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(120):
             while await held(session) != (0, 0):  # noqa: ASYNC110 - what is awaited has no event of its own
                 await asyncio.sleep(0.05)
     assert "Traceback" not in server.log.read_text()

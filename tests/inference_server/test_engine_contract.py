@@ -2,8 +2,8 @@
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Callable
-from contextlib import aclosing
+from collections.abc import Callable, Iterator
+from contextlib import aclosing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from inference_server.engines.supervision import Failures
 from inference_server.engines.transformers_engine import TransformersEngine
 from inference_server.settings import Settings
 from tests.support.cluster import eventually
-from tests.support.tiny_model import CONTEXT
+from tests.support.tiny_model import CONTEXT, write_tiny_model
 
 
 def one_at_a_time(settings: Settings) -> Engine:
@@ -40,20 +40,40 @@ MADE: dict[str, Callable[[Settings], Engine]] = {
 }
 PROMPT = (10, 20, 30, 40)
 GREEDY = {"do_sample": False}
+ENDLESS = Generation(PROMPT, 1_000_000, GREEDY)
+"""Which the end of the context ends, if it comes so far."""
+
+
+@contextmanager
+def serving(made: str, model: Path) -> Iterator[Engine]:
+    engine = MADE[made](Settings(pretrained_model_name_or_path=str(model), device_map="cpu"))
+    engine.start()
+    eventually(lambda: not isinstance(engine.state, Loading), within=60, what="the model is loaded")
+    yield engine
+    engine.stop()
 
 
 @pytest.fixture(params=MADE)
-async def engine(request: pytest.FixtureRequest, tiny_model: Path) -> AsyncIterator[Engine]:
-    made = MADE[request.param](Settings(pretrained_model_name_or_path=str(tiny_model), device_map="cpu"))
-    made.start()
-    eventually(lambda: not isinstance(made.state, Loading), within=60, what="the model is loaded")
-    yield made
-    made.stop()
+def engine(request: pytest.FixtureRequest, tiny_model: Path) -> Iterator[Engine]:
+    with serving(request.param, tiny_model) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def wide_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_model(tmp_path_factory.mktemp("wide"), context=20_000)
+
+
+@pytest.fixture(params=MADE)
+def tireless(request: pytest.FixtureRequest, wide_model: Path) -> Iterator[Engine]:
+    """One that is still at ENDLESS whenever a busy machine gets round to looking."""
+    with serving(request.param, wide_model) as made:
+        yield made
 
 
 async def until(condition: Callable[[], bool]) -> None:
     """Waits for what another thread is about to do."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(120):
         while not condition():  # noqa: ASYNC110 - what is awaited has no event of its own
             await asyncio.sleep(0.01)
 
@@ -127,50 +147,49 @@ async def test_options_that_contradict_each_other_fail_this_request_alone(engine
 
 
 @pytest.mark.parametrize("after", [0, 1, 5])
-async def test_who_closes_the_iterator_ends_the_generation(engine: Engine, after: int) -> None:
-    endless = Generation(PROMPT, 1_000_000, GREEDY)  # would fail at the end of the context, if it came so far
-    async with asyncio.timeout(20):
-        steps = engine.generate(endless)
+async def test_who_closes_the_iterator_ends_the_generation(tireless: Engine, after: int) -> None:
+    async with asyncio.timeout(120):
+        steps = tireless.generate(ENDLESS)
         for _ in range(after):
             await anext(steps)
         await steps.aclose()
-        assert (await generated(engine, Generation(PROMPT, 2, GREEDY)))[0][1] == "length"
+        assert (await generated(tireless, Generation(PROMPT, 2, GREEDY)))[0][1] == "length"
 
 
-async def test_a_waiting_request_can_be_given_up(engine: Engine) -> None:
-    async with asyncio.timeout(20):
-        running = engine.generate(Generation(PROMPT, 1_000_000, GREEDY))
+async def test_a_waiting_request_can_be_given_up(tireless: Engine) -> None:
+    async with asyncio.timeout(120):
+        running = tireless.generate(ENDLESS)
         await anext(running)
-        waiting = asyncio.ensure_future(generated(engine, Generation(PROMPT, 1_000_000, GREEDY)))
+        waiting = asyncio.ensure_future(generated(tireless, ENDLESS))
         await asyncio.sleep(0)
         waiting.cancel()
         await running.aclose()
-        assert (await generated(engine, Generation(PROMPT, 2, GREEDY)))[0][1] == "length"
+        assert (await generated(tireless, Generation(PROMPT, 2, GREEDY)))[0][1] == "length"
 
 
-async def test_a_generation_that_was_given_up_leaves_nothing_behind(engine: Engine) -> None:
-    before = engine.load
-    steps = engine.generate(Generation(PROMPT, 1_000_000, GREEDY))
+async def test_a_generation_that_was_given_up_leaves_nothing_behind(tireless: Engine) -> None:
+    before = tireless.load
+    steps = tireless.generate(ENDLESS)
     await anext(steps)
-    assert engine.load.running == 1
+    assert tireless.load.running == 1
     await steps.aclose()
-    await until(lambda: engine.load == before)
+    await until(lambda: tireless.load == before)
 
 
-async def test_stopping_ends_what_runs_and_what_waits_and_takes_nothing_new(engine: Engine) -> None:
-    async with asyncio.timeout(20):
-        running = engine.generate(Generation(PROMPT, 1_000_000, GREEDY))
+async def test_stopping_ends_what_runs_and_what_waits_and_takes_nothing_new(tireless: Engine) -> None:
+    async with asyncio.timeout(120):
+        running = tireless.generate(ENDLESS)
         await anext(running)
-        waiting = asyncio.ensure_future(generated(engine, Generation(PROMPT, 1_000_000, GREEDY)))
+        waiting = asyncio.ensure_future(generated(tireless, ENDLESS))
         await asyncio.sleep(0)
-        engine.stop()
+        tireless.stop()
         with pytest.raises(Stopped):
             async for _ in running:
                 pass
         with pytest.raises(Stopped):
             await waiting
         with pytest.raises(Stopped):
-            await generated(engine, Generation(PROMPT, 2, GREEDY))
+            await generated(tireless, Generation(PROMPT, 2, GREEDY))
 
 
 UNKNOWN_TOKEN = Generation((10, 10_000), 2, GREEDY)

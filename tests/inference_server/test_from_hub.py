@@ -24,7 +24,7 @@ def test_a_model_that_the_hub_serves_answers(tiny_model: Path, tmp_path: Path) -
         subprocess.run(command, cwd=ROOT, env=environment, check=True)
     with serving(fetched, "--served_model_name=org/tiny", log=tmp_path / "log") as server:
         server.wait_until("/readyz")
-        assert httpx.get(f"{server.url}/v1/models").json()["data"][0]["id"] == "org/tiny"
+        assert httpx.get(f"{server.url}/v1/models", timeout=60).json()["data"][0]["id"] == "org/tiny"
         body = {"prompt": "w1 w2", "return_full_text": False, "generate_kwargs": {"max_new_tokens": 3}}
         answer = httpx.post(f"{server.url}/chat", json=body, timeout=60)
         assert (answer.status_code, bool(answer.json()["Result"].strip())) == (200, True)

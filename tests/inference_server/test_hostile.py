@@ -51,12 +51,18 @@ class Server:
         return bool(reply.json() == {"Result": "why is it so so it is ."})
 
 
-@pytest.fixture
-def server() -> Iterator[Server]:
+@contextlib.contextmanager
+def serving(*, body_seconds: float) -> Iterator[Server]:
     engine, door = ScriptedEngine(), Admission(places=lambda: 8)
-    app = create_app(engine, Settings(max_body_bytes=MEGABYTE, body_seconds=1), admission=door)
+    app = create_app(engine, Settings(max_body_bytes=MEGABYTE, body_seconds=body_seconds), admission=door)
     with listening(app) as url:
         yield Server(url, door, engine)
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with serving(body_seconds=60) as made:
+        yield made
 
 
 def status_of(connection: socket.socket) -> int:
@@ -86,12 +92,12 @@ def test_a_body_of_100_megabytes_in_chunks_is_refused_when_it_is_too_large(serve
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_a_body_that_comes_too_slowly_is_given_up(server: Server, path: str) -> None:
-    with server.connect() as connection:
+def test_a_body_that_comes_too_slowly_is_given_up(path: str) -> None:
+    with serving(body_seconds=2) as server, server.connect() as connection:
         connection.sendall(f'{HEAD.format(path=path)}Content-Length: 100\r\n\r\n{{"prompt"'.encode())
         assert server.answers()
         assert status_of(connection) == 408
-    assert server.door.inside == 0
+        eventually(lambda: server.door.inside == 0, within=20, what="its place is free")
 
 
 def test_hundreds_of_half_open_connections_keep_nobody_out(server: Server) -> None:
@@ -100,7 +106,7 @@ def test_hundreds_of_half_open_connections_keep_nobody_out(server: Server) -> No
         head = HEAD.format(path="/chat").encode()
         connection.sendall(head[: number % len(head)] or b"P")
     assert server.answers()
-    assert httpx.get(f"{server.url}/healthz").status_code == 200
+    assert httpx.get(f"{server.url}/healthz", timeout=60).status_code == 200
     for connection in connections:
         connection.close()
     assert server.answers()
@@ -129,7 +135,8 @@ DEEP = {
 @pytest.mark.parametrize("what", DEEP)
 @pytest.mark.parametrize("path", PATHS)
 def test_deep_json_is_refused_or_answered_and_never_a_fault(server: Server, path: str, what: str) -> None:
-    reply = httpx.post(f"{server.url}{path}", content=DEEP[what], headers={"Content-Type": "application/json"})
+    headers = {"Content-Type": "application/json"}
+    reply = httpx.post(f"{server.url}{path}", content=DEEP[what], headers=headers, timeout=60)
     assert reply.status_code in {200, 400, 422}, reply.text
     assert server.answers()
 

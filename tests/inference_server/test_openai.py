@@ -101,7 +101,8 @@ def test_a_prompt_goes_on_as_text_as_ids_and_several_at_once(client: openai.Open
         return [choice.text for choice in made.choices]
 
     [one], [other] = texts("w1 w2"), texts("w3")
-    ids = httpx.post(f"{client.base_url}".replace("/v1/", "/tokenize"), json={"prompt": "w1 w2"}).json()["tokens"]
+    tokenize = f"{client.base_url}".replace("/v1/", "/tokenize")
+    ids = httpx.post(tokenize, json={"prompt": "w1 w2"}, timeout=60).json()["tokens"]
     assert texts(["w1 w2", "w3"]) == [one, other]
     assert texts(ids) == [one]
     assert texts([ids, ids]) == [one, one]
@@ -232,7 +233,7 @@ def tokens_of(client: openai.OpenAI, **body: Any) -> list[int]:
     """The ids of an answer, told by its text: each word of this model is one token."""
     reply = client.chat.completions.create(model="tiny", messages=TURN, max_tokens=8, **body)
     url = f"{client.base_url}".replace("/v1/", "/tokenize")
-    ids: list[int] = httpx.post(url, json={"prompt": reply.choices[0].message.content}).json()["tokens"]
+    ids: list[int] = httpx.post(url, json={"prompt": reply.choices[0].message.content}, timeout=60).json()["tokens"]
     return ids
 
 
@@ -301,10 +302,10 @@ def test_models_tokens_and_version_are_told(client: openai.OpenAI) -> None:
     [model] = client.models.list().data
     assert (model.id, client.models.retrieve("tiny").id) == ("tiny", "tiny")
     root = f"{client.base_url}".removesuffix("v1/")
-    ids = httpx.post(f"{root}tokenize", json={"messages": TURN}).json()
+    ids = httpx.post(f"{root}tokenize", json={"messages": TURN}, timeout=60).json()
     assert ids["count"] == len(ids["tokens"]) == 5
-    assert httpx.post(f"{root}detokenize", json={"tokens": [5, 36]}).json() == {"prompt": "w0 w1"}
-    assert set(httpx.get(f"{root}version").json()) == {"version"}
+    assert httpx.post(f"{root}detokenize", json={"tokens": [5, 36]}, timeout=60).json() == {"prompt": "w0 w1"}
+    assert set(httpx.get(f"{root}version", timeout=60).json()) == {"version"}
 
 
 def test_errors_are_those_of_the_clients_library(client: openai.OpenAI) -> None:
@@ -404,7 +405,7 @@ async def test_a_client_that_goes_away_ends_the_generation_of_every_choice(token
     engine.allow(tokens)
     await until(lambda: len(engine.asked) == 2 and engine.given == tokens)
     gone.set()
-    await asyncio.wait_for(served, 5)
+    await asyncio.wait_for(served, 120)
     assert (engine.given, engine.abandoned, door.inside) == (tokens, 2, 0)
 
 

@@ -61,7 +61,7 @@ def test_the_answer_is_as_long_as_asked(server: ServerProcess) -> None:
 
 
 def generated(server: ServerProcess) -> float:
-    lines = httpx.get(f"{server.url}/metrics").text.splitlines()
+    lines = httpx.get(f"{server.url}/metrics", timeout=60).text.splitlines()
     return float(next(line.split()[1] for line in lines if line.startswith("kaito_inference_generated_tokens_total")))
 
 
@@ -71,9 +71,9 @@ def test_a_crowd_gets_answers_or_429_and_the_probes_answer_all_the_while(server:
     def ask(_: int) -> httpx.Response:
         return client.post(f"{server.url}/chat", json={"prompt": QUESTION, "generate_kwargs": body})
 
-    with httpx.Client(limits=limits, timeout=120) as client, ThreadPoolExecutor(64) as crowd:
+    with httpx.Client(limits=limits, timeout=300) as client, ThreadPoolExecutor(64) as crowd:
         replies = crowd.map(ask, range(96))
-        probes = [httpx.get(f"{server.url}/healthz", timeout=20).status_code for _ in range(20)]
+        probes = [httpx.get(f"{server.url}/healthz", timeout=120).status_code for _ in range(20)]
         found = list(replies)
     assert set(probes) == {200}
     assert {reply.status_code for reply in found} == {200, 429}
@@ -93,6 +93,6 @@ def test_a_body_of_100_megabytes_is_refused(server: ServerProcess) -> None:
     body = json.dumps({"prompt": "a" * 100_000_000})
     try:
         reply = httpx.post(f"{server.url}/chat", content=body, headers={"Content-Type": "application/json"}, timeout=60)
-    except httpx.WriteError:  # the server answers and closes while we still send
+    except (httpx.WriteError, httpx.ReadError):  # the server answers and closes while we still send
         return
     assert reply.status_code == 413

@@ -108,7 +108,7 @@ def test_base_adapters_and_their_mix_answer_at_once_as_transformers_and_peft_do(
 
     assert asyncio.run(answers()) == wanted
     assert len(set(wanted.values())) == 4
-    ready = httpx.get(f"{server.url}/readyz").json()
+    ready = httpx.get(f"{server.url}/readyz", timeout=60).json()
     assert (ready["model"], list(ready["refused_adapters"])) == ("combined_adapter", ["pickled"])
     body = {"prompt": PROMPT, "return_full_text": False, "generate_kwargs": {"do_sample": False, "max_new_tokens": NEW}}
     told = httpx.post(f"{server.url}/chat", json=body, timeout=120).json()
@@ -122,7 +122,7 @@ def chat(server: ServerProcess, **options: Any) -> httpx.Response:
 
 def test_kaitos_parameters_mean_what_they_mean_elsewhere(server: ServerProcess) -> None:
     alone = chat(server, do_sample=False).json()["Result"]
-    tokens = httpx.post(f"{server.url}/tokenize", json={"prompt": PROMPT + alone}).json()["tokens"]
+    tokens = httpx.post(f"{server.url}/tokenize", json={"prompt": PROMPT + alone}, timeout=60).json()["tokens"]
     fourth = tokens[len(tokens) - 5]
     cut = chat(server, do_sample=False, eos_token_id=fourth).json()["Result"]
     assert alone.startswith(cut)
@@ -239,13 +239,13 @@ def killed_beneath(server: ServerProcess) -> str:
 def test_vllm_is_started_again_when_it_dies_and_the_third_time_ends_the_server(tiny: Path, tmp_path: Path) -> None:
     with serving(tiny, *vllm.FLAGS, "--served_model_name=tiny", log=tmp_path / "log") as server:
         eventually(lambda: server.status("/healthz") == 200, within=60, what="the port is open")
-        assert httpx.get(f"{server.url}/readyz").json()["status"] == "loading"
+        assert httpx.get(f"{server.url}/readyz", timeout=60).json()["status"] == "loading"
         for death in range(3):
             server.wait_until("/readyz")
             assert "the engine failed on this request" in killed_beneath(server)
             if death < 2:
                 eventually(lambda: server.status("/readyz") == 503, within=60, what="not ready")
-                late = httpx.post(f"{server.url}/v1/completions", json={"prompt": "w1"})
+                late = httpx.post(f"{server.url}/v1/completions", json={"prompt": "w1"}, timeout=60)
                 assert (late.status_code, "loads the model again" in late.text) == (503, True), late.text
         assert server.process.wait(60) == 1
     log = (tmp_path / "log").read_text()
@@ -291,7 +291,7 @@ def test_where_memory_is_short_the_context_is_what_it_holds(smollm2: Path, tmp_p
     )
     with serving(place, *vllm.FLAGS, "--served_model_name=long", log=tmp_path / "log") as server:
         server.wait_until("/readyz")
-        [model] = httpx.get(f"{server.url}/v1/models").json()["data"]
+        [model] = httpx.get(f"{server.url}/v1/models", timeout=60).json()["data"]
         assert 8192 < model["max_model_len"] < 131072
 
 

@@ -36,7 +36,7 @@ class Terminal:
         """Reads to the end; the exit code."""
         while self._read():
             pass
-        return self.process.wait(30)
+        return self.process.wait(120)
 
     def _read(self) -> str:
         try:

@@ -157,7 +157,7 @@ def doctor(server: ApiServer, user: str, *flags: str) -> subprocess.CompletedPro
 
 def asked(kubeconfig: Path, *flags: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "kaito_cli", "doctor", "--kubeconfig", str(kubeconfig), *flags]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
 
 
 @pytest.mark.controlplane

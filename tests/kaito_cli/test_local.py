@@ -11,7 +11,7 @@ def kaito(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """``kaito …`` with a state home of the test's own."""
     environment = {"PATH": "/usr/bin:/bin", "HOME": str(home), "XDG_STATE_HOME": str(home), "COLUMNS": "120"}
     command = [sys.executable, "-m", "kaito_cli", *arguments]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30, check=False)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
 
 
 @pytest.mark.badinput

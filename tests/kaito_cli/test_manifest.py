@@ -23,7 +23,7 @@ def a_wish(**changes: Any) -> Wish:
 
 def kaito(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "kaito_cli", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, stdin=subprocess.DEVNULL)
+    return subprocess.run(command, capture_output=True, text=True, timeout=180, check=False, stdin=subprocess.DEVNULL)
 
 
 def test_the_least_that_can_be_asked_for_is_the_example_of_the_readme() -> None:

@@ -32,7 +32,7 @@ async def at_work(
     woken = asyncio.Queue[Key]()
     task = asyncio.create_task(board.keep_up(woken.put_nowait, Mirror()))
     try:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(120):
             yield board, woken
     finally:
         task.cancel()

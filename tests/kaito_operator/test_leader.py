@@ -127,7 +127,7 @@ async def test_a_process_that_was_suspended_ends_without_another_write(
         async with term(leader(kube, namespace, "next")):
             before = (api_server.get(written) or {}).get("data")
             process.send_signal(signal.SIGCONT)
-            code = await asyncio.to_thread(process.wait, 30)
+            code = await asyncio.to_thread(process.wait, 120)
             assert code == 1
             assert (api_server.get(written) or {}).get("data") == before
             assert spec(api_server, namespace)["holderIdentity"].startswith("next_")
@@ -139,7 +139,7 @@ async def test_a_process_whose_loop_hangs_ends(api_server: ApiServer, namespace:
         assert process.stdin is not None
         process.stdin.write("hang\n")
         process.stdin.flush()
-        assert await asyncio.to_thread(process.wait, 30) == 1
+        assert await asyncio.to_thread(process.wait, 120) == 1
 
 
 @pytest.mark.faults
@@ -147,7 +147,7 @@ async def test_a_process_that_lost_its_lease_to_another_ends(api_server: ApiServ
     path = f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases/{LEASE}"
     with holder(api_server, namespace, "robbed") as process:
         api_server.merge(path, {"spec": {"holderIdentity": "somebody"}})
-        assert await asyncio.to_thread(process.wait, 30) == 1
+        assert await asyncio.to_thread(process.wait, 120) == 1
     assert spec(api_server, namespace)["holderIdentity"] == "somebody"
 
 

@@ -49,7 +49,7 @@ async def heard(answer: str) -> str | None:
     async with server(answer) as port:
         board = loading_board(port=port, every_seconds=0.01)
         task = asyncio.create_task(board.keep_up(lambda _: woken.set(), with_pod()))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(120):
             await woken.wait()
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)

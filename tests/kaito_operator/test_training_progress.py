@@ -54,7 +54,7 @@ async def asked(mirror: Mirror, port: int, *, times: int) -> tuple[PodBoard[Prog
             enough.set()
 
     task = asyncio.create_task(board.keep_up(add, mirror))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(120):
         await enough.wait()
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)

@@ -15,7 +15,7 @@ async def logged(path: Path, chunks: list[bytes]) -> list[tuple[str, str, str]]:
     for chunk in chunks:
         pipe.data_received(chunk)
     pipe.connection_lost(None)
-    await asyncio.wait_for(pipe.ended.wait(), 1)
+    await asyncio.wait_for(pipe.ended.wait(), 120)
     log.close()
     return log_lines(path / "pod" / "c.log")
 

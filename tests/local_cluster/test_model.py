@@ -31,7 +31,7 @@ def command(cache: Path, **environment: str) -> subprocess.CompletedProcess[str]
     """``python -m local_cluster.model`` with a cache of its own and no package index."""
     settings = {**os.environ, "XDG_CACHE_HOME": str(cache), "PIP_NO_INDEX": "1", **environment}
     asked = [sys.executable, "-m", "local_cluster.model"]
-    return subprocess.run(asked, cwd=ROOT, env=settings, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(asked, cwd=ROOT, env=settings, capture_output=True, text=True, timeout=180, check=False)
 
 
 def place(cache: Path) -> Path:

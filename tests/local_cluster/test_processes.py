@@ -24,7 +24,7 @@ async def test_a_program_that_ends_is_started_again_until_it_is_stopped(tmp_path
     async def started_twice() -> bool:
         return (tmp_path / "starts").exists() and (tmp_path / "starts").read_text() == "started\n" * 2
 
-    await first_yes(started_twice, programs=[], within=10)
+    await first_yes(started_twice, programs=[], within=60)
     await program.stop()
     assert program.ends >= 1
     assert program.pid is None
@@ -38,7 +38,7 @@ async def test_waiting_for_a_program_that_ends_tells_its_last_words(tmp_path: Pa
         return False
 
     with pytest.raises(LocalClusterError, match=r"^it ended: E0101 error: no space left on device$"):
-        await first_yes(never, programs=[program], within=10)
+        await first_yes(never, programs=[program], within=60)
     await program.stop()
 
 
@@ -49,6 +49,10 @@ async def test_waiting_has_an_end(tmp_path: Path) -> None:
     async def never() -> bool:
         return False
 
+    async def spoke() -> bool:
+        return "still thinking" in (tmp_path / "it.log").read_text()
+
+    await first_yes(spoke, programs=[program], within=60)
     with pytest.raises(LocalClusterError, match=r"^it not ready within 1 s: still thinking$"):
         await first_yes(never, programs=[program], within=1)
     await program.stop()
@@ -61,8 +65,8 @@ async def test_a_program_is_asked_before_it_is_killed(tmp_path: Path) -> None:
     async def up() -> bool:
         return "up" in (tmp_path / "it.log").read_text()
 
-    await first_yes(up, programs=[program], within=10)
-    await program.stop(grace=10)
+    await first_yes(up, programs=[program], within=60)
+    await program.stop(grace=60)
     assert (tmp_path / "it.log").read_text() == "up\nasked\n"
     await asyncio.sleep(0)
     assert program.ends == 0

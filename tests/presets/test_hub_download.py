@@ -154,7 +154,7 @@ def test_whoever_asks_is_told_how_far_it_is_as_the_server_will() -> None:
     words = Words()
     with told_at(0, words) as port:
         words.say("1.0 of 3.0 GiB, 99 MB/s, about 20 s left")
-        answer = httpx.get(f"http://127.0.0.1:{port}/readyz")
+        answer = httpx.get(f"http://127.0.0.1:{port}/readyz", timeout=60)
     assert answer.status_code == 503
     assert answer.json() == {"status": "loading", "progress": "1.0 of 3.0 GiB, 99 MB/s, about 20 s left"}
 

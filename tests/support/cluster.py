@@ -28,13 +28,13 @@ class LocalCluster:
     def status(self) -> dict[str, Any]:
         """``kaito local status``."""
         found: dict[str, Any] = json.loads(
-            self._kaito("local", "status", "--name", self.name, "-o", "json", timeout=30)
+            self._kaito("local", "status", "--name", self.name, "-o", "json", timeout=180)
         )
         return found
 
     def up(self, *flags: str) -> None:
         """Start it, operators included unless ``--bare`` is asked for."""
-        self._kaito("local", "up", "--name", self.name, *flags, timeout=300)
+        self._kaito("local", "up", "--name", self.name, *flags, timeout=900)
 
     def down(self) -> None:
         """Stop it."""
@@ -64,7 +64,7 @@ class LocalCluster:
         """Server-side apply of YAML text; the combined answer."""
         return self.kubectl("apply", "--server-side", "-f", "-", stdin=manifest)
 
-    def http(self, url: str, *, method: str = "GET", body: object = None, timeout: float = 30) -> Any:
+    def http(self, url: str, *, method: str = "GET", body: object = None, timeout: float = 120) -> Any:
         """A JSON request from inside the cluster's network."""
         program = (
             "import json,sys,urllib.request as u;"

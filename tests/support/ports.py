@@ -8,7 +8,7 @@ those that it picks from, and each process has some to itself.
 import itertools
 import random
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -17,6 +17,8 @@ LOWEST, MOST = 1024, 20_000
 """Below the former only root may listen; so many below those that the kernel picks from are shared out."""
 TO_ITSELF = 200
 """One process has these, and uses them again after a while."""
+CHANCE = random.SystemRandom()
+"""Not that of the tests, which is the same each time: kubectl believes what it remembers of a port's last server."""
 
 
 def free_ports(count: int) -> list[int]:
@@ -35,19 +37,18 @@ def _own() -> Iterator[int]:
     """This process's, again and again. The claim to them is a socket that the kernel closes when the process ends."""
     first = int(PICKED.read_text().split()[0])
     blocks = range(max(LOWEST, first - MOST), first - TO_ITSELF + 1, TO_ITSELF)
-    # Not the seed of the tests: what kubectl remembers of another server on the same port would be believed.
-    for block in random.SystemRandom().sample(blocks, len(blocks)):
+    for block in CHANCE.sample(blocks, len(blocks)):
         claim = socket.socket(socket.AF_UNIX)
         try:
             claim.bind(f"\0kaito-test-ports-{block}")  # in the namespace of the network that the ports are of
         except OSError:
             claim.close()
             continue
-        return _again(range(block, block + TO_ITSELF), claim=claim)
+        return _again(CHANCE.sample(range(block, block + TO_ITSELF), TO_ITSELF), claim=claim)
     raise RuntimeError(f"all ports between {LOWEST} and {first} are claimed by other test processes")
 
 
-def _again(ports: range, *, claim: socket.socket) -> Iterator[int]:
+def _again(ports: Iterable[int], *, claim: socket.socket) -> Iterator[int]:
     with claim:
         yield from itertools.cycle(ports)
 

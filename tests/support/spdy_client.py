@@ -4,7 +4,7 @@ import asyncio
 import struct
 import zlib
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from urllib.parse import urlsplit
 
 from local_cluster.spdy import DICTIONARY
@@ -38,8 +38,15 @@ class SpdyClient:
 
     async def until_ended(self, *numbers: int) -> None:
         """Receives until these streams, or the connection, are at their end."""
-        async with asyncio.timeout(20):
-            while not self.ended >= set(numbers):
+        await self._until(lambda: self.ended >= set(numbers))
+
+    async def until_line(self, number: int) -> None:
+        """Receives until this stream has brought a whole line."""
+        await self._until(lambda: self.received[number].endswith(b"\n"))
+
+    async def _until(self, reached: Callable[[], bool]) -> None:
+        async with asyncio.timeout(120):
+            while not reached():
                 first, second = struct.unpack(">II", await self._reader.readexactly(8))
                 data = await self._reader.readexactly(second & 0xFF_FFFF)
                 if first & 0x8000_0000 == 0:

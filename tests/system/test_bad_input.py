@@ -50,4 +50,4 @@ def test_what_needs_the_catalogue_is_said_in_a_condition_and_buys_nothing(cluste
     assert told["status"] == "False"
     assert says in told["message"]
     assert cluster.items("machines") == []
-    cluster.kubectl("delete", "workspace", name, "--timeout=30s")
+    cluster.kubectl("delete", "workspace", name, "--timeout=240s")

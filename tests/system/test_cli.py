@@ -16,7 +16,7 @@ QUESTION = "What is the capital of France?"
 def kaito(cluster: LocalCluster, *arguments: str, check: bool = True) -> str:
     """As a user types it: outside of the cluster's network, with its kubeconfig."""
     command = [str(KAITO), *arguments, "--kubeconfig", cluster.status()["kubeconfig"]]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0 or not check, f"{arguments}: {done.stdout}{done.stderr}"
     return done.stdout if check else done.stdout + done.stderr
 
@@ -39,8 +39,8 @@ def test_a_workspace_is_deployed_asked_and_read_by_the_command_line(cluster: Loc
         named = subprocess.run(
             [str(KAITO), "doctor"],
             env={**{k: v for k, v in os.environ.items() if k != "KUBECONFIG"}, "KAITO_CLUSTER": cluster.name},
-            capture_output=True, text=True, timeout=120, check=False,
+            capture_output=True, text=True, timeout=300, check=False,
         )  # fmt: skip
         assert named.stderr == f"(on the local cluster {cluster.name})\n", named.stdout
     finally:
-        cluster.kubectl("delete", "workspace", "by-command", "--timeout=60s")
+        cluster.kubectl("delete", "workspace", "by-command", "--timeout=240s")

@@ -48,8 +48,8 @@ spec:
           allowPrivilegeEscalation: false
           capabilities: {{drop: [ALL]}}
           seccompProfile: {{type: RuntimeDefault}}
-        readinessProbe: {{httpGet: {{path: /index.html, port: 5000}}, periodSeconds: 1}}
-        livenessProbe: {{exec: {{command: [test, -f, /site/clock]}}, periodSeconds: 1}}
+        readinessProbe: {{httpGet: {{path: /index.html, port: 5000}}, periodSeconds: 1, timeoutSeconds: 30}}
+        livenessProbe: {{exec: {{command: [test, -f, /site/clock]}}, periodSeconds: 1, timeoutSeconds: 30}}
         volumeMounts: [{{name: site, mountPath: /site, readOnly: true}}, {{name: memory, mountPath: /dev/shm}}]
       volumes:
       - {{name: site, emptyDir: {{}}}}
@@ -78,7 +78,7 @@ def bare() -> Iterator[LocalCluster]:
     local = LocalCluster(f"pods-{os.getpid()}")
     local.up("--bare")
     try:
-        local.kubectl("wait", "--for=create", "serviceaccount/default", "--timeout=30s")
+        local.kubectl("wait", "--for=create", "serviceaccount/default", "--timeout=240s")
         local.apply(WEB)
         yield local
     finally:
@@ -88,7 +88,7 @@ def bare() -> Iterator[LocalCluster]:
 @pytest.fixture
 def web(bare: LocalCluster) -> LocalCluster:
     """The cluster once its web server is ready."""
-    bare.kubectl("rollout", "status", "deployment/web", "--timeout=60s")
+    bare.kubectl("rollout", "status", "deployment/web", "--timeout=240s")
     return bare
 
 
@@ -126,19 +126,19 @@ def test_a_service_leads_to_its_pod_from_the_node_from_others_and_from_itself(we
     assert web.kubectl("exec", "deploy/web", "-c", "server", "--", *fetch(url)) == "hello\n"
     assert web.run("curl", "--silent", "--fail", url) == "hello"
     web.apply(pod("asks", *fetch(url), image=OPERATOR))
-    web.kubectl("wait", "--for=jsonpath={.status.phase}=Succeeded", "pod/asks", "--timeout=30s")
+    web.kubectl("wait", "--for=jsonpath={.status.phase}=Succeeded", "pod/asks", "--timeout=240s")
     assert web.kubectl("logs", "asks") == "hello\n"
 
 
 def test_a_pod_reaches_the_api_server_with_its_token(bare: LocalCluster) -> None:
     bare.apply(pod("token", "python", "-c", ASK_THE_API, image=OPERATOR))
-    bare.kubectl("wait", "--for=jsonpath={.status.phase}=Succeeded", "pod/token", "--timeout=30s")
+    bare.kubectl("wait", "--for=jsonpath={.status.phase}=Succeeded", "pod/token", "--timeout=240s")
     assert bare.kubectl("logs", "token") == "200\n"
 
 
 def test_a_pod_that_fails_says_its_exit_code_and_its_last_words(bare: LocalCluster) -> None:
     bare.apply(pod("fails", "sh", "-c", "echo log; echo because > /dev/termination-log; exit 42"))
-    bare.kubectl("wait", "--for=jsonpath={.status.phase}=Failed", "pod/fails", "--timeout=30s")
+    bare.kubectl("wait", "--for=jsonpath={.status.phase}=Failed", "pod/fails", "--timeout=240s")
     ended = state_of(bare, "fails")["terminated"]
     assert (ended["exitCode"], ended["reason"], ended["message"]) == (42, "Error", "because\n")
     assert bare.kubectl("logs", "fails") == "log\n"
@@ -184,7 +184,7 @@ kubectl exec "$pod" -c clock -- test -s /tmp/copied && echo ' copied'
 
 def test_deleted_pods_leave_no_device_and_no_route(bare: LocalCluster) -> None:
     bare.apply(pod("goes", "sleep", "1000"))
-    bare.kubectl("wait", "--for=condition=Ready", "pod/goes", "--timeout=30s")
+    bare.kubectl("wait", "--for=condition=Ready", "pod/goes", "--timeout=240s")
     address = bare.get("pod", "goes")["status"]["podIP"]
     device = f"pod{address.split('.', 2)[2]}"
     assert device in bare.run("cat", "/proc/net/dev")

@@ -27,7 +27,7 @@ def test_a_workspace_becomes_an_answering_model_and_leaves_nothing(cluster: Loca
     assert [m["metadata"]["labels"]["kaito.sh/workspace"] for m in machines] == ["whole-way"]
     assert [p["name"] for p in pools(cluster)] == [m["metadata"]["name"] for m in machines]
 
-    cluster.kubectl("delete", "workspace", "whole-way", "--timeout=60s")
+    cluster.kubectl("delete", "workspace", "whole-way", "--timeout=240s")
     assert cluster.items("machines") == []
     assert pools(cluster) == []
     assert [n["metadata"]["name"] for n in cluster.items("nodes")] == ["kaito-system"]
@@ -43,7 +43,7 @@ def test_deleting_while_the_pool_is_creating_leaves_no_pool(cluster: LocalCluste
     try:
         cluster.apply(workspace_yaml("changed-my-mind"))
         eventually(lambda: pools(cluster), within=300, what="a pool in Creating")
-        cluster.kubectl("delete", "workspace", "changed-my-mind", "--timeout=60s")
+        cluster.kubectl("delete", "workspace", "changed-my-mind", "--timeout=240s")
     finally:
         cluster.http(f"{ARM}/control/boot", method="PUT", body={"seconds": 1})
     assert pools(cluster) == []
@@ -69,12 +69,12 @@ spec:
 def test_a_node_waits_for_its_startup_taints_and_who_deletes_it_deletes_machine_and_pool(cluster: LocalCluster) -> None:
     cluster.apply(MACHINE)
     waits = "--for=jsonpath={.status.conditions[?(@.type=='Ready')].reason}=StartupTaintsExist"
-    cluster.kubectl("wait", "machine/byhand", waits, "--timeout=60s")
+    cluster.kubectl("wait", "machine/byhand", waits, "--timeout=240s")
     node = cluster.get("machine", "byhand")["status"]["nodeName"]
     cluster.kubectl("taint", "node", node, "example.com/driver-")
-    cluster.kubectl("wait", "machine/byhand", "--for=condition=Ready", "--timeout=60s")
+    cluster.kubectl("wait", "machine/byhand", "--for=condition=Ready", "--timeout=240s")
     assert cluster.get("node", node)["metadata"]["finalizers"] == ["karpenter.sh/termination"]
 
-    cluster.kubectl("delete", "node", node, "--timeout=60s")
+    cluster.kubectl("delete", "node", node, "--timeout=240s")
     eventually(lambda: cluster.items("machines") == [], within=20, what="no Machine")
     assert pools(cluster) == []

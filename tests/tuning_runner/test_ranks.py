@@ -14,7 +14,7 @@ import yaml
 from safetensors.torch import load_file
 
 from presets.tuning_steps import ExitCode
-from tests.support.control_plane import free_ports
+from tests.support.ports import free_port
 from tests.support.tiny_model import write_tiny_model
 from tests.support.waiting import eventually
 from tests.support.warm_process import ended, started
@@ -100,7 +100,7 @@ def rank(argv: list[str], variables: dict[str, str]) -> None:
 
 
 def test_two_ranks_learn_what_one_learns_from_batches_of_twice_the_size(place: Path) -> None:
-    (port,) = free_ports(1)
+    port = free_port()
     argv = command(place, results="two", count=2, batch=2, steps=5)
     group = [started(rank, argv, ranks._variables(each, count=2, port=port, words=place)) for each in range(2)]
     for process in group:
@@ -126,8 +126,21 @@ def test_one_that_fails_ends_the_others_and_gives_its_code() -> None:
     assert group[0].returncode == -signal.SIGKILL
 
 
+AFTER = """
+import os, time
+while True:
+    try:
+        os.kill({pid}, 0)
+    except ProcessLookupError:
+        raise SystemExit(75)
+    time.sleep(0.01)
+"""
+"""Ends when another has ended and been seen to."""
+
+
 def test_one_that_was_preempted_waits_for_those_that_write_still() -> None:
-    group = [child("import time; time.sleep(1); raise SystemExit(75)"), child("raise SystemExit(75)")]
+    first = child("raise SystemExit(75)")
+    group = [child(AFTER.format(pid=first.pid)), first]
     assert ranks._ended(group) == (1, ExitCode.PREEMPTED)
     assert group[0].returncode == ExitCode.PREEMPTED
 

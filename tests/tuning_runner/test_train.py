@@ -163,12 +163,12 @@ def test_other_data_is_trained_anew(place: Path, model: Path) -> None:
 
 
 def test_asked_to_stop_it_leaves_a_checkpoint_and_goes_on_to_the_same_adapter(place: Path) -> None:
-    config(place, max_steps=60, save_steps=1000)
+    config(place, max_steps=120, save_steps=1000)
     port = free_port()
     process = started(run_tuning, str(place), port)
     eventually(lambda: _progress(port).get("step", 0) >= 3, within=120, what="step 3")
     process.terminate()
-    process.join(60)
+    process.join(180)
     assert process.exitcode == ExitCode.PREEMPTED
     assert words(place).startswith("Preempted: stopped at step ")
     assert not (place / "results/results.json").exists()
