@@ -23,6 +23,7 @@ from inference_server.limits import Admission
 from inference_server.metrics import Metrics
 from inference_server.server import Server, places
 from inference_server.settings import Settings, parse
+from presets import openmp
 from presets.model_directory import model_directory
 
 log = logging.getLogger("inference_server")
@@ -90,6 +91,7 @@ class DrainingServer(uvicorn.Server):
 
 def main() -> int:
     """0 after SIGTERM; 1 with one line if the model cannot be loaded or the port is taken; 2 for a bad flag."""
+    openmp.wait_briefly()
     debug = os.environ.get("DEBUG_MODE", "").lower() == "true"
     logging.basicConfig(
         level=logging.DEBUG if debug else logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from presets import openmp
 from presets.model_directory import model_directory
 from presets.training_config import TrainingConfigError, default_text, parse
 from presets.tuning_steps import ExitCode
@@ -21,6 +22,7 @@ log = logging.getLogger(__name__)
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The step: 0, or the exit code that says why not."""
+    openmp.wait_briefly()
     given = sys.argv[1:] if argv is None else argv
     return run_step(lambda: _step(given), failed=ExitCode.CRASHED)
 

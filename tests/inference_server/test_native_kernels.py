@@ -15,6 +15,7 @@ from inference_server.engines.native import linear, rope
 from inference_server.engines.native.architecture import Architecture
 from inference_server.engines.native.attention import Attention, Group
 from inference_server.engines.native.kv_cache import BLOCK, KVCache
+from inference_server.engines.native.turning import Turning
 from scripts import kernels as compiling
 from tests.support.native import CPU
 
@@ -72,7 +73,7 @@ def test_gates_are_those_of_torch_also_at_the_ends_of_the_numbers(own: Kernels, 
 def test_heads_turn_as_by_torch_and_lie_in_the_cache(own: Kernels, tokens: int, share: float) -> None:
     heads, kv_heads, d = 6, 2, 32
     parameters = {"rope_theta": 10000.0, "partial_rotary_factor": share}
-    turning = rope.Turning(
+    turning = Turning(
         rope.read(parameters, head_dim=d, context=512), heads=heads + 2 * kv_heads, still=kv_heads, head_dim=d,
         device=CPU, spread=True,
     )  # fmt: skip

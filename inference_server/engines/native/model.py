@@ -12,7 +12,7 @@ from inference_server.engines.kernels import Kernels
 from inference_server.engines.native.architecture import Architecture
 from inference_server.engines.native.attention import Attention, Group
 from inference_server.engines.native.kv_cache import KVCache
-from inference_server.engines.native.rope import Turning, Turns
+from inference_server.engines.native.turning import Turning, Turns
 from inference_server.engines.native.weights import Layer, Weights
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
