@@ -131,8 +131,15 @@ def test_a_service_is_exposed_on_a_port_of_this_machine(home: Path) -> None:
         assert exposing.stdout.readline().startswith(f"http://127.0.0.1:{port} is Service kubernetes")
         trusting = ssl.create_default_context(cafile=None)
         trusting.check_hostname, trusting.verify_mode = False, ssl.CERT_NONE
-        with urllib.request.urlopen(f"https://127.0.0.1:{port}/livez", context=trusting) as answer:
-            assert answer.read() == b"ok"
+
+        def lives() -> bool:
+            try:
+                with urllib.request.urlopen(f"https://127.0.0.1:{port}/livez", timeout=20, context=trusting) as answer:
+                    return bool(answer.read() == b"ok")
+            except OSError:  # kube-proxy has begun with the cluster
+                return False
+
+        wait(lives, within=60, what="the Service leads to it")
         taken = kaito("expose", "kubernetes", str(port), check=False)
         exposing.send_signal(signal.SIGINT)
     assert exposing.returncode == 0
@@ -170,8 +177,9 @@ def test_a_deployment_that_is_not_root_answers_behind_its_service_and_may_read_i
     kaito("run", "kubectl", "apply", "-f", "-", stdin=WEB)
     kaito("run", "kubectl", "rollout", "status", "deployment/web", "--timeout=240s")
     address = kaito("run", "kubectl", "get", "service", "web", "-o", "jsonpath={.spec.clusterIP}").stdout
-    token = kaito("run", "curl", "--silent", "--max-time", "10", f"http://{address}/token").stdout
-    assert token.count(".") == 2  # header, claims, signature (RFC 7519)
+    fetched = ("run", "curl", "--silent", "--fail", "--max-time", "10", f"http://{address}/token")
+    wait(lambda: kaito(*fetched, check=False).returncode == 0, within=60, what="the Service leads to it")
+    assert kaito(*fetched).stdout.count(".") == 2  # header, claims, signature (RFC 7519)
 
 
 POOL = (

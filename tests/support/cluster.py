@@ -12,6 +12,21 @@ from tests.support.waiting import eventually as eventually
 ROOT = Path(__file__).parent.parent.parent
 KAITO = Path(sys.executable).parent / "kaito"
 ARM = "http://10.244.255.1:10443"
+ASK = """
+import sys, time, urllib.error, urllib.request
+method, url, body = sys.argv[1:]
+headers = {"Content-Type": "application/json", "Accept": "application/json"}
+asked = urllib.request.Request(url, method=method, data=body.encode() or None, headers=headers)
+while True:
+    try:
+        sys.stdout.write(urllib.request.urlopen(asked).read().decode())
+        break
+    except urllib.error.HTTPError as refused:
+        sys.exit(f"{refused}: {refused.read().decode()}")
+    except urllib.error.URLError:
+        time.sleep(0.2)
+"""
+"""A Service leads to its pods a moment after they are ready: kube-proxy is told, too."""
 
 
 @dataclass(frozen=True)
@@ -66,15 +81,8 @@ class LocalCluster:
 
     def http(self, url: str, *, method: str = "GET", body: object = None, timeout: float = 120) -> Any:
         """A JSON request from inside the cluster's network."""
-        program = (
-            "import json,sys,urllib.request as u;"
-            "m,url,b=sys.argv[1:4];"
-            "q=u.Request(url,method=m,data=b.encode() or None,"
-            "headers={'Content-Type':'application/json','Accept':'application/json'});"
-            "sys.stdout.write(u.urlopen(q).read().decode())"
-        )
         text = self.run(
-            sys.executable, "-c", program, method, url, json.dumps(body) if body is not None else "", timeout=timeout
+            sys.executable, "-c", ASK, method, url, json.dumps(body) if body is not None else "", timeout=timeout
         )
         return json.loads(text) if text else None
 

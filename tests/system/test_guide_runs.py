@@ -54,6 +54,7 @@ def reader(cluster: LocalCluster) -> Iterator[Mapping[str, str]]:
     kubeconfig = cluster.status()["kubeconfig"]
     path = f"{KAITO.parent}:{Path(kubeconfig).parent / 'bin'}:{os.environ['PATH']}"
     address = cluster.get("service", "chat")["spec"]["clusterIP"]
+    cluster.http(f"http://{address}/healthz")
     own = {"PATH": path, "KUBECONFIG": kubeconfig, "KAITO_CLUSTER": cluster.name, "CLUSTERIP": address}
     yield {**os.environ, **VARIABLES, **own}
     cluster.run("kubectl", "delete", "workspaces", "--all", "--all-namespaces", "--timeout=3m", timeout=200)

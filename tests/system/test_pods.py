@@ -63,13 +63,21 @@ spec: {{selector: {{app: web}}, ports: [{{port: 80, targetPort: 5000}}]}}
 """
 
 ASK_THE_API = """
-import ssl, urllib.request
+import ssl, time, urllib.error, urllib.request
 place = "/var/run/secrets/kubernetes.io/serviceaccount/"
 token = open(place + "token").read()
 context = ssl.create_default_context(cafile=place + "ca.crt")
 request = urllib.request.Request("https://10.96.0.1:443/version", headers={"Authorization": "Bearer " + token})
-print(urllib.request.urlopen(request, context=context).status)
+while True:
+    try:
+        print(urllib.request.urlopen(request, context=context).status)
+        break
+    except urllib.error.HTTPError:
+        raise
+    except urllib.error.URLError:
+        time.sleep(0.2)
 """
+"""Until it leads there: kube-proxy has begun with the cluster."""
 
 
 @pytest.fixture(scope="module")
@@ -87,8 +95,11 @@ def bare() -> Iterator[LocalCluster]:
 
 @pytest.fixture
 def web(bare: LocalCluster) -> LocalCluster:
-    """The cluster once its web server is ready."""
+    """The cluster once its web server is ready, and its Service leads there."""
     bare.kubectl("rollout", "status", "deployment/web", "--timeout=240s")
+    address = bare.get("service", "web")["spec"]["clusterIP"]
+    fetched = ("curl", "--silent", "--fail", "--max-time", "20", f"http://{address}/index.html")
+    eventually(lambda: bare.run(*fetched, check=False) == "hello", within=60, what="the Service leads to it")
     return bare
 
 
