@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from pydantic import BaseModel, ValidationError
 
 from kaito_operator.api import labels
+from kaito_operator.api.conditions import is_true
 from kaito_operator.api.kinds import POD
 from kaito_operator.mirror import Mirror
 from kaito_operator.plan import Key
 from kaito_operator.pod_board import EVERY_SECONDS, PodAtWork, PodBoard
-from kaito_operator.workspace import inference, seen
+from kaito_operator.workspace import inference, seen_pods
 from kaito_operator.workspace.model_files import DOWNLOADER
-from kaito_operator.workspace.seen import is_true
 from kaito_operator.workspace.services import HTTP_PORT
 
 LONGEST = 120
@@ -34,7 +34,7 @@ def loading_board(*, port: int = HTTP_PORT, every_seconds: float = EVERY_SECONDS
 
 def _loading(mirror: Mirror) -> Iterator[PodAtWork]:
     for manifest in mirror.all(POD):
-        pod = seen.pod(manifest)
+        pod = seen_pods.pod(manifest)
         loads = any(each.name in (DOWNLOADER, inference.COMPONENT) and each.runs for each in pod.containers)
         if loads and pod.address and not is_true(pod.conditions, "Ready"):
             key = Key(manifest["metadata"]["namespace"], manifest["metadata"]["labels"][labels.WORKSPACE])

@@ -7,8 +7,8 @@ from kaito_operator.api.kinds import POD
 from kaito_operator.mirror import Mirror
 from kaito_operator.plan import Key
 from kaito_operator.pod_board import EVERY_SECONDS, PodAtWork, PodBoard
-from kaito_operator.workspace import seen
-from kaito_operator.workspace.seen import Progress
+from kaito_operator.workspace import seen_pods
+from kaito_operator.workspace.seen_pods import Progress
 from kaito_operator.workspace.services import HTTP_PORT
 from kaito_operator.workspace.trained import under_way
 from kaito_operator.workspace.tuning import COMPONENT, TRAINER
@@ -21,7 +21,7 @@ def progress_board(*, port: int = HTTP_PORT, every_seconds: float = EVERY_SECOND
 
 def _training(mirror: Mirror) -> Iterator[PodAtWork]:
     for manifest in mirror.all(POD):
-        pod = seen.pod(manifest)
+        pod = seen_pods.pod(manifest)
         trains = any(each.name == TRAINER and each.runs for each in pod.containers)
         if pod.component == COMPONENT and trains and pod.address:
             key = Key(manifest["metadata"]["namespace"], manifest["metadata"]["labels"][labels.WORKSPACE])

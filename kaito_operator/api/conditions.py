@@ -6,6 +6,8 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 Truth = Literal["True", "False", "Unknown"]
+Conditions = Mapping[str, Mapping[str, Any]]
+"""Seen ones, by their type."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,11 @@ def moment(timestamp: str) -> datetime:
 def by_type(conditions: Iterable[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
     """Seen conditions by their type."""
     return {c["type"]: c for c in conditions}
+
+
+def is_true(conditions: Conditions, type: str) -> bool:
+    """Whether the condition of this type is there and True."""
+    return conditions.get(type, {}).get("status") == "True"
 
 
 def merged(

@@ -13,7 +13,7 @@ from typing import Any
 from kaito_operator.api.conditions import moment, timestamp
 from kaito_operator.api.reasons import Reason
 from kaito_operator.workspace.finding import cut
-from kaito_operator.workspace.seen import Machine
+from kaito_operator.workspace.seen_machines import Machine
 
 FIRST_BACK_OFF = timedelta(seconds=30)
 """Between the loss of a Machine and the next: a provisioner that takes each away is not to be kept busy."""

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from kaito_operator.admission import Door
 from kaito_operator.api import labels
+from kaito_operator.api.conditions import is_true
 from kaito_operator.api.kinds import (
     CONFIG_MAP,
     CONTROLLER_REVISION,
@@ -33,7 +34,6 @@ from kaito_operator.training_progress import progress_board
 from kaito_operator.workspace.installation import installation
 from kaito_operator.workspace.observe import Observed, observe, reads
 from kaito_operator.workspace.plan import plan
-from kaito_operator.workspace.seen import is_true
 from presets.catalog import Catalog
 from presets.hub.reader import ENDPOINT, Hub
 

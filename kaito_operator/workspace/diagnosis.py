@@ -6,7 +6,7 @@ Tables, so that a new cause is a new row. ``docs/reference/conditions.md`` lists
 from datetime import datetime
 
 from kaito_operator.api import labels
-from kaito_operator.api.conditions import moment, timestamp
+from kaito_operator.api.conditions import Conditions, is_true, moment, timestamp
 from kaito_operator.api.kinds import MACHINE, NODECLAIM
 from kaito_operator.api.reasons import Reason
 from kaito_operator.api.spec import LabelSelector, Resource
@@ -14,7 +14,7 @@ from kaito_operator.workspace import losses
 from kaito_operator.workspace.attempts import FIRST_BACK_OFF, LONGEST_BACK_OFF, Attempt
 from kaito_operator.workspace.finding import Finding, passed, waiting, wrong
 from kaito_operator.workspace.placement import TRIES_SECONDS, Placement
-from kaito_operator.workspace.seen import Conditions, Machine, Node, is_true
+from kaito_operator.workspace.seen_machines import Machine, Node
 
 STEPS = (
     ("MachineLaunched", "is asked for"),

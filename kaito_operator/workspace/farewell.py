@@ -12,7 +12,7 @@ from kaito_operator.workspace.finding import passed, wrong
 from kaito_operator.workspace.machines import giving_up
 from kaito_operator.workspace.nodes import releasing, reservation
 from kaito_operator.workspace.observe import Observed
-from kaito_operator.workspace.seen import Job, Pod
+from kaito_operator.workspace.seen_pods import Job, Pod
 
 DRAIN_SECONDS = 90.0
 """Running answers may end before their machine goes: the pods' grace, and as long again. It is paid for meanwhile."""

@@ -11,7 +11,7 @@ from kaito_operator.workspace import pod_diagnosis
 from kaito_operator.workspace.finding import Finding, passed, waiting, waits_for, wrong
 from kaito_operator.workspace.model_files import DOWNLOADER
 from kaito_operator.workspace.pod_diagnosis import MODEL_FAILURES, last_line
-from kaito_operator.workspace.seen import Container, Job, Pod, Progress
+from kaito_operator.workspace.seen_pods import Container, Job, Pod, Progress
 from kaito_operator.workspace.tuning import PUBLISHER, TRAINER
 from presets.tuning_steps import FINAL, ExitCode
 

@@ -11,7 +11,7 @@ from kaito_operator.fleet import Fleet
 from kaito_operator.workspace.attempts import Attempt, Loss
 from kaito_operator.workspace.machines import machine_name
 from kaito_operator.workspace.observe import Observed
-from kaito_operator.workspace.seen import Machine, Node
+from kaito_operator.workspace.seen_machines import Machine, Node
 
 NO_WORDS = (Reason.MACHINES_READY, Reason.MACHINES_PENDING, Reason.MACHINE_TERMINATING, Reason.MACHINE_BACK_OFF)
 """What the condition of Machines can say that is not the cause of a loss."""

@@ -11,7 +11,7 @@ from kaito_operator.plan import Apply, Delete, Manifest, Ref
 from kaito_operator.workspace.attempts import Attempt
 from kaito_operator.workspace.nodes import reservation
 from kaito_operator.workspace.purchase import NodeClass, Purchase
-from kaito_operator.workspace.seen import Machine
+from kaito_operator.workspace.seen_machines import Machine
 from presets.catalog import InstanceType
 
 PROVISIONER = "default"

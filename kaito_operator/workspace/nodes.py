@@ -6,7 +6,7 @@ from kaito_operator.api import labels
 from kaito_operator.api.selectors import matches
 from kaito_operator.api.spec import Resource
 from kaito_operator.plan import Apply, Key, Manifest
-from kaito_operator.workspace.seen import Node, Taint
+from kaito_operator.workspace.seen_machines import Node, Taint
 
 TOLERATED = (("sku", "gpu"), (labels.GPU_RESOURCE, None), (labels.SPOT_TAINT, "spot"))
 """Taints that our pods tolerate, with their value; None is any."""

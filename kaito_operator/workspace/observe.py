@@ -22,13 +22,14 @@ from kaito_operator.api.workspace import Workspace, parse_workspace
 from kaito_operator.fleet import Fleet, fleet
 from kaito_operator.mirror import Mirror
 from kaito_operator.plan import Key, Manifest, Ref, Refusal, Selection
-from kaito_operator.workspace import history, hub_models, seen
+from kaito_operator.workspace import history, hub_models, seen_machines, seen_pods
 from kaito_operator.workspace import post_mortem as last_words
 from kaito_operator.workspace.history import Revision
 from kaito_operator.workspace.hub_models import Answer, AnswerOf
 from kaito_operator.workspace.post_mortem import PostMortem, post_mortem
 from kaito_operator.workspace.purchase import Purchase
-from kaito_operator.workspace.seen import Job, Machine, Node, Pod, Progress
+from kaito_operator.workspace.seen_machines import Machine, Node
+from kaito_operator.workspace.seen_pods import Job, Pod, Progress
 from kaito_operator.workspace.services import headless_name
 
 BOUGHT = (MACHINE, NODECLAIM)
@@ -112,11 +113,11 @@ def observe(
         o if o is not None and _owned_by(o, workspace.uid) else None for o in named
     )
     pods = tuple(_pod(p, key, words_of=words_of) for p in mirror.of_workspace(POD, key))
-    nodes = tuple(seen.node(n) for n in (*mirror.of_workspace(NODE, key), *mirror.of_nobody(NODE)))
+    nodes = tuple(seen_machines.node(n) for n in (*mirror.of_workspace(NODE, key), *mirror.of_nobody(NODE)))
     read = mirror.read_for(key)
     return Observed(
         workspace=workspace,
-        machines=tuple(seen.machine(m) for kind in BOUGHT for m in mirror.of_workspace(kind, key)),
+        machines=tuple(seen_machines.machine(m) for kind in BOUGHT for m in mirror.of_workspace(kind, key)),
         nodes=nodes,
         fleet=fleet(mirror.all(NODE)) if any(node.holder and not node.ready for node in nodes) else Fleet(),
         post_mortem=post_mortem(each for each in read if each["kind"] != CONFIG_MAP.kind),
@@ -126,7 +127,7 @@ def observe(
         headless=headless,
         foreign=tuple(o for o in named if o is not None and not _owned_by(o, workspace.uid)),
         pods=pods,
-        jobs=tuple(seen.job(j) for j in mirror.of_workspace(JOB, key) if _owned_by(j, workspace.uid)),
+        jobs=tuple(seen_pods.job(j) for j in mirror.of_workspace(JOB, key) if _owned_by(j, workspace.uid)),
         config_maps=tuple(c for c in mirror.of_workspace(CONFIG_MAP, key) if _owned_by(c, workspace.uid)),
         claim=claim,
         own_config=next((each for each in read if each["kind"] == CONFIG_MAP.kind), None),
@@ -158,7 +159,7 @@ def _revisions(mirror: Mirror, workspace: Workspace) -> tuple[Revision, ...]:
 
 
 def _pod(manifest: Manifest, key: Key, *, words_of: WordsOf) -> Pod:
-    pod = seen.pod(manifest)
+    pod = seen_pods.pod(manifest)
     return replace(pod, told=words_of(key, pod.name) or "")
 
 

@@ -15,7 +15,7 @@ from kaito_operator.workspace.losses import Lost
 from kaito_operator.workspace.machines import kept, slots
 from kaito_operator.workspace.nodes import chosen
 from kaito_operator.workspace.observe import Observed
-from kaito_operator.workspace.seen import Machine, Node
+from kaito_operator.workspace.seen_machines import Machine, Node
 
 TRIES_SECONDS = 30.0
 """For which Karpenter may try to launch a claim; it does so after 1, 2, 4 … s."""

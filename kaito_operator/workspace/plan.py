@@ -34,7 +34,7 @@ from kaito_operator.workspace.installation import Installation
 from kaito_operator.workspace.observe import Observed
 from kaito_operator.workspace.placement import Placement, placement
 from kaito_operator.workspace.purchase import Purchase
-from kaito_operator.workspace.seen import Node
+from kaito_operator.workspace.seen_machines import Node
 from kaito_operator.workspace.status import Standing
 from kaito_operator.workspace.task import Needs, ServedPreset, Task, task
 from kaito_operator.workspace.workload import left_running, workload

@@ -4,13 +4,13 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 
-from kaito_operator.api.conditions import by_type, moment
+from kaito_operator.api.conditions import by_type, is_true, moment
 from kaito_operator.api.reasons import Reason
 from kaito_operator.plan import Manifest
 from kaito_operator.workspace.adapters import FETCHERS
 from kaito_operator.workspace.finding import Finding, passed, waiting, wrong
 from kaito_operator.workspace.model_files import DOWNLOADER
-from kaito_operator.workspace.seen import Container, Pod, is_true
+from kaito_operator.workspace.seen_pods import Container, Pod
 from presets.tuning_steps import ExitCode
 
 Rule = Callable[[Pod], Finding | None]

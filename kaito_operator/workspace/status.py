@@ -12,7 +12,7 @@ from kaito_operator.plan import Event, Report
 from kaito_operator.workspace.attempts import Attempt, recorded, written
 from kaito_operator.workspace.finding import Finding, passed, waits_for, wrong
 from kaito_operator.workspace.machines import machine_name
-from kaito_operator.workspace.seen import Progress
+from kaito_operator.workspace.seen_pods import Progress
 from kaito_operator.workspace.task import TuningTask
 from kaito_operator.workspace.trained import at_the_end
 

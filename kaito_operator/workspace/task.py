@@ -12,7 +12,7 @@ from kaito_operator.workspace.installation import Installation
 from kaito_operator.workspace.job_diagnosis import Result
 from kaito_operator.workspace.model_files import KaitoImage, ModelFiles, Ours
 from kaito_operator.workspace.observe import Observed
-from kaito_operator.workspace.seen import Job, Pod
+from kaito_operator.workspace.seen_pods import Job, Pod
 from presets.catalog import Catalog, Model
 from presets.training_config import TrainingConfigError, default_text, parse
 

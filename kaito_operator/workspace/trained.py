@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from pydantic import BaseModel, Field, ValidationError
 
-from kaito_operator.workspace.seen import Pod, Progress
+from kaito_operator.workspace.seen_pods import Pod, Progress
 from kaito_operator.workspace.tuning import TRAINER
 
 

@@ -12,7 +12,7 @@ from aiohttp import web
 from kaito_operator.loading_progress import loading_board
 from kaito_operator.mirror import Mirror
 from kaito_operator.plan import Key
-from kaito_operator.workspace import pod_diagnosis, seen
+from kaito_operator.workspace import pod_diagnosis, seen_pods
 from tests.support.builders import a_container, a_pod, condition
 
 KEY, POD = Key("team", "chat"), "chat-6d9f-x2x4z"
@@ -86,10 +86,10 @@ async def test_what_makes_no_sense_is_not_heard_and_a_pod_that_is_ready_is_not_a
 
 
 def test_the_status_says_how_far_it_is() -> None:
-    pod = seen.pod(a_pod(node="n", containers=[a_container()]))
+    pod = seen_pods.pod(a_pod(node="n", containers=[a_container()]))
     assert pod_diagnosis.progress(pod) == f"Pod {POD} loads the model"
     told = replace(pod, told="reading the weights")
     assert pod_diagnosis.progress(told) == f"Pod {POD} loads the model: reading the weights"
     fetching = {**a_container(), "name": "model"}
-    told = replace(seen.pod(a_pod(node="n", initContainerStatuses=[fetching])), told="1.0 of 3.0 GiB")
+    told = replace(seen_pods.pod(a_pod(node="n", initContainerStatuses=[fetching])), told="1.0 of 3.0 GiB")
     assert pod_diagnosis.progress(told) == f"Pod {POD} fetches the model from the Hub: 1.0 of 3.0 GiB"

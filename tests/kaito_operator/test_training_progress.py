@@ -12,7 +12,7 @@ from kaito_operator.mirror import Mirror
 from kaito_operator.plan import Key
 from kaito_operator.pod_board import PodBoard
 from kaito_operator.training_progress import progress_board
-from kaito_operator.workspace.seen import Progress
+from kaito_operator.workspace.seen_pods import Progress
 from tests.support.builders import a_tuning_pod
 
 KEY, POD = Key("team", "chat"), "job-abcde"

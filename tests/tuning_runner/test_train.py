@@ -21,7 +21,7 @@ from tensorboardX.proto import event_pb2
 from transformers import TrainerCallback
 from transformers.trainer import DEFAULT_CALLBACKS
 
-from kaito_operator.workspace import seen
+from kaito_operator.workspace import seen_pods
 from kaito_operator.workspace.trained import at_the_end
 from presets.training_config import default_text
 from presets.tuning_steps import ExitCode
@@ -133,7 +133,7 @@ def test_the_last_words_say_how_far_it_came_in_all(place: Path, model: Path) -> 
     assert (last["steps"], last["epoch"]) == (6, 0.5), "six steps of two rows, of 24"
     assert last["tokens_per_second"] > 0
     assert last["peak_memory_bytes"] > 100 << 20
-    told = at_the_end([seen.pod(a_tuning_pod("job", ended=("trainer", 0, words(place))))])
+    told = at_the_end([seen_pods.pod(a_tuning_pod("job", ended=("trainer", 0, words(place))))])
     assert told is not None
     assert (told.step, told.steps, told.loss) == (6, 6, f"{last['loss']:.4g}")
 

@@ -13,7 +13,7 @@ from kaito_operator.plan import Plan
 from kaito_operator.workspace.job_diagnosis import Result
 from kaito_operator.workspace.machines import machine_name
 from kaito_operator.workspace.plan import plan
-from kaito_operator.workspace.seen import Progress
+from kaito_operator.workspace.seen_pods import Progress
 from presets.tuning_steps import FINAL, ExitCode
 from tests.presets.test_training_config import MISTAKES
 from tests.support.builders import NOON, UID, a_job, a_node, a_ready_machine, a_tuning_pod, a_workspace, seen_of, stored
