@@ -4,7 +4,7 @@ from datetime import datetime
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
-from kaito_operator.api.conditions import by_type, moment
+from kaito_operator.api.conditions import by_type, is_true, moment
 from kaito_operator.gpu_provisioner.measured import TERMINATION_SECONDS
 from kaito_operator.gpu_provisioner.observe import Observed
 from kaito_operator.gpu_provisioner.status import READY, step_types
@@ -80,7 +80,7 @@ class Lives:
         registered = step_types(seen.subject.ref.kind)[1]
         for report in todo.report:
             conditions = by_type(report.status["conditions"])
-            if conditions.get(registered, {}).get("status") == "True" and not _is_true(seen, registered):
+            if is_true(conditions, registered) and not is_true(seen.conditions, registered):
                 self._nodes_created.inc()
             reason = conditions[READY].get("reason", "")
             gives_up = any(isinstance(step, DeleteInCloud) for step in todo.cloud) or reason == "PoolDeleted"
@@ -88,7 +88,3 @@ class Lives:
                 self._disrupted.labels(REASONS.get(reason, "launch_failed")).inc()
                 if reason == "NodeRepair":
                     self._unhealthy.labels(READY).inc()
-
-
-def _is_true(seen: Observed, step: str) -> bool:
-    return bool(seen.conditions.get(step, {}).get("status") == "True")

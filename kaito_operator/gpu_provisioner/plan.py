@@ -3,7 +3,7 @@
 from datetime import datetime
 
 from kaito_operator.api import labels
-from kaito_operator.api.conditions import moment
+from kaito_operator.api.conditions import is_true, moment
 from kaito_operator.api.kinds import NODE
 from kaito_operator.fleet import is_ready, patience
 from kaito_operator.gpu_provisioner.agent_pool import NotMappable, agent_pool, capacity_type, instance_type, owner_tags
@@ -286,4 +286,4 @@ def _typed(seen: Observed) -> tuple[Apply, ...]:
 
 
 def _is_true(seen: Observed, step: int) -> bool:
-    return bool(seen.conditions.get(step_types(seen.subject.ref.kind)[step], {}).get("status") == "True")
+    return is_true(seen.conditions, step_types(seen.subject.ref.kind)[step])

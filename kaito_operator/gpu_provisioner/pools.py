@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from kaito_operator.api.conditions import by_type
+from kaito_operator.api.conditions import by_type, is_true
 from kaito_operator.api.kinds import MACHINE, Kind
 from kaito_operator.clock import Clock, system_clock
 from kaito_operator.gpu_provisioner.cloud import SETTLED, AgentPool, Cloud, CloudError
@@ -234,9 +234,7 @@ class Pools:
         """Whether the pool is on its way up or down; or must be there, and was never asked for since we started."""
         known = self.known(name)
         conditions = by_type((machine.get("status") or {}).get("conditions") or ())
-        launched, ready = (
-            conditions.get(step, {}).get("status") == "True" for step in (step_types(machine["kind"])[0], READY)
-        )
+        launched, ready = (is_true(conditions, step) for step in (step_types(machine["kind"])[0], READY))
         settled = ready and "deletionTimestamp" not in machine["metadata"]
         return launched if known.nothing else known.pool is not None and not settled
 
