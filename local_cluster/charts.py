@@ -26,7 +26,7 @@ VALUES: dict[str, dict[str, Any]] = {
         "modelFiles": "baked",
         "runtimeImage": f"local/kaito-runtime:{PRESET_VERSION}",
         "runtimeCapability": "0.0",  # no node here has the card of its size: the runtime is on processors
-        "hub": {"endpoint": f"http://{SYSTEM_ADDRESS}:{hub.PORT}"},
+        "hub": {"endpoint": f"http://{SYSTEM_ADDRESS}:{hub.PORT}", "tokenSecret": hub.SECRET},
         "presetRegistryName": "local",
         "presetVersion": PRESET_VERSION,
         "logging": LOGGING,
@@ -61,6 +61,7 @@ GROUNDS: list[dict[str, Any]] = [
         "metadata": {"name": AZURE_TOKEN, "namespace": NAMESPACE},
         "stringData": {"token": "the stand-in believes everybody"},
     },
+    hub.token_secret(NAMESPACE),
 ]
 """What must be there before the charts."""
 

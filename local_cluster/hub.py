@@ -18,12 +18,12 @@ TOKEN = "hf_local"  # noqa: S105 - known to all, as the Hub is reached from insi
 SECRET = "hub-token"  # noqa: S105 - a name
 
 
-def token_secret() -> dict[str, Any]:
-    """The Secret that opens the gated model."""
+def token_secret(namespace: str = "default") -> dict[str, Any]:
+    """The Secret that opens the gated model: to Workspaces that name it, and to the operator, to see its size."""
     return {
         "apiVersion": "v1",
         "kind": "Secret",
-        "metadata": {"name": SECRET, "namespace": "default"},
+        "metadata": {"name": SECRET, "namespace": namespace},
         "stringData": {"HF_TOKEN": TOKEN},
     }
 
