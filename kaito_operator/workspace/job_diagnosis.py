@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
+from kaito_operator.api.conditions import is_true
 from kaito_operator.api.reasons import ConditionType, Reason
 from kaito_operator.workspace import pod_diagnosis
 from kaito_operator.workspace.finding import Finding, passed, waiting, waits_for, wrong
@@ -91,6 +92,7 @@ def started(
     pods: Sequence[Pod],
     *,
     name: str,
+    ending: Sequence[Pod],
     done: bool,
     begun: bool,
     before: Mapping[str, Any],
@@ -98,7 +100,8 @@ def started(
 ) -> Finding:
     """JobStarted: whether a pod of the Job is at work, or has been. False once the Job is given up.
 
-    ``before``: the condition as the status has it, for words of a pod that went with its node.
+    ``ending``: pods that are not the Job's, but may still have its node. ``before``: the condition as the status has
+    it, for words of a pod that went with its node.
     """
     if done or (job is not None and job.complete):
         return passed(Reason.JOB_STARTED, "the Job is done")
@@ -111,7 +114,13 @@ def started(
         return replace(_given_up(job, pods, before), look_again=left if left > 0 else None)
     if told := next((found for pod in pods if (found := _ended_for_good(pod))), None):
         return told
+    return _at_work(job, pods, ending=ending, now=now)
+
+
+def _at_work(job: Job, pods: Sequence[Pod], *, ending: Sequence[Pod], now: datetime) -> Finding:
     living = [pod for pod in pods if not pod.deleting and pod.phase not in ("Failed", "Succeeded")]
+    if ending and not any(is_true(pod.conditions, "PodScheduled") for pod in living):
+        return waiting(Reason.JOB_PENDING, f"Job {job.name}: Pod {ending[0].name} of what ran before is still ending")
     if found := pod_diagnosis.trouble(living, pods, now=now):
         return found
     if any(container.runs or container.ended for pod in living for container in pod.containers):

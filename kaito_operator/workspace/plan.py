@@ -156,7 +156,14 @@ def _tuning(seen: Observed, asked: Task, *, begun: bool, now: datetime) -> tuple
     taken = None if done else _name_taken(seen, claim, meanwhile=Reason.JOB_PENDING)
     before = seen.workspace.conditions.get(ConditionType.JOB_STARTED.value, {})
     job = taken or job_diagnosis.started(
-        tuned.job, tuned.pods, name=tuned.job_name, done=done, begun=begun, before=before, now=now
+        tuned.job,
+        tuned.pods,
+        name=tuned.job_name,
+        ending=tuned.ending,
+        done=done,
+        begun=begun,
+        before=before,
+        now=now,
     )
     made = job_diagnosis.succeeded(tuned.job, tuned.pods, tuned.result, started=job, progress=seen.progress)
     return job, made

@@ -28,6 +28,8 @@ class TuningTask:
     job_name: str
     job: Job | None
     pods: tuple[Pod, ...]
+    ending: tuple[Pod, ...]
+    """Pods of the Workspace that are not the Job's, and may still have the node: they are being deleted."""
     result: Result | None
 
 
@@ -125,13 +127,14 @@ def _tuning_task(seen: Observed, spec: Tuning, *, catalog: Catalog, installation
     name = tuning.job_name(workspace, tuning=spec, config=config)
     job = next((job for job in seen.jobs if job.name == name), None)
     pods = tuple(pod for pod in seen.pods if job is not None and pod.owner_uid == job.uid)
+    ending = tuple(pod for pod in seen.pods if pod.deleting and pod not in pods)
     told = workspace.status.get("tuning")
     known = told if isinstance(told, dict) and told.get("job") == name else {}
     result = job_diagnosis.result(job, pods, image=spec.output.image or "", told=str(known.get("digest", "")))
     served = (_served(workspace.key.name, spec, result),) if result is not None and spec.serve else ()
     return Task(
         ServedPreset(spec.preset, model, files, served),
-        tuned=TuningTask(spec, model, files, config, name, job, pods, result),
+        tuned=TuningTask(spec, model, files, config, name, job, pods, ending, result),
     )
 
 

@@ -16,7 +16,18 @@ from kaito_operator.workspace.plan import plan
 from kaito_operator.workspace.seen_pods import Progress
 from presets.tuning_steps import FINAL, ExitCode
 from tests.presets.test_training_config import MISTAKES
-from tests.support.builders import NOON, UID, a_job, a_node, a_ready_machine, a_tuning_pod, a_workspace, seen_of, stored
+from tests.support.builders import (
+    NOON,
+    UID,
+    a_job,
+    a_node,
+    a_ready_machine,
+    a_tuning_pod,
+    a_workspace,
+    condition,
+    seen_of,
+    stored,
+)
 from tests.support.planning import CATALOG, INSTALLATION, applied, conditions, deleted, planned
 
 FIRST = machine_name(UID, slot=0, attempt=1)
@@ -69,6 +80,21 @@ def test_the_volume_of_an_earlier_workspace_of_the_name_is_waited_for_while_it_g
     assert todo.apply == ()
     told = "PersistentVolumeClaim chat-tuning of the same name is being deleted, and has to be gone first"
     assert conditions(todo)["JobStarted"] == ("Unknown", "WorkspaceTuningJobStatusPending", told)
+
+
+def test_after_an_edit_the_new_job_waits_for_the_pod_that_has_its_node_to_end() -> None:
+    """The trainer writes a checkpoint first; meanwhile the scheduler says that the new pod fits nowhere."""
+    name = the_job()
+    old = a_tuning_pod("chat-of-before", running="trainer")
+    old["metadata"]["deletionTimestamp"] = "2026-01-02T11:59:50Z"
+    new = a_tuning_pod(name)
+    unplaced = condition("PodScheduled", "False", "Unschedulable", "0/1 nodes", since="2026-01-02T11:59:00Z")
+    new["status"] = {"phase": "Pending", "conditions": [unplaced]}
+    told = f"Job {name}: Pod chat-of-before-abcde of what ran before is still ending"
+    found = conditions(with_node(a_tuning(), a_job(name), old, new))
+    assert found["JobStarted"] == ("Unknown", "WorkspaceTuningJobStatusPending", told)
+    alone = conditions(with_node(a_tuning(), a_job(name), new))
+    assert alone["JobStarted"][:2] == ("False", "Unschedulable")
 
 
 def test_only_the_step_that_pushes_sees_the_push_secret() -> None:
