@@ -76,7 +76,8 @@ async def stream(
             sys.stdout.flush()
     except KubeError as refused:
         message = told(refused.message)
-        no_chat = "chat template" in message or isinstance(refused, NotFound)  # KAITO's own images have /chat alone
+        no_api = isinstance(refused, NotFound) and "is not served here" not in message  # as KAITO's own images
+        no_chat = "chat template" in message or no_api
         advice = "; try --plain" if no_chat else ""
         raise Complaint(f"no answer: {message}{advice}") from refused
     except Refused as refused:

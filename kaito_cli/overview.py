@@ -39,7 +39,8 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """What a user is told. ``waits_for`` is the leaf reason, "" when ready; ``endpoint`` is "" until there is one."""
+    """What a user is told. ``waits_for`` is the leaf reason, "" when ready; ``endpoint`` is "" until there is one; and
+    ``result`` says where that of a tuning is."""
 
     namespace: str
     name: str
@@ -48,13 +49,14 @@ class Overview:
     waits_for: str
     since: str
     endpoint: str
+    result: str
     tree: Item
 
     def headline(self, *, now: datetime) -> str:
         """The first line: ready and where, or what it waits for."""
         who, ago = f"{self.namespace}/{self.name}", age(self.since, now=now)
         if self.ready:
-            return f"{who} is ready: {self.endpoint} ({ago})"
+            return f"{who} is ready: {self.endpoint or self.result} ({ago})"
         return f"{who} is not ready: {self.waits_for} ({', '.join(x for x in (self.reason, ago) if x)})"
 
 
@@ -75,6 +77,7 @@ def overview(seen: Seen) -> Overview:
         waits_for="" if ready else said.message or said.reason,
         since=said.since,
         endpoint=endpoint,
+        result=str(conditions.get("TuningSucceeded", {}).get("message", "")) if ready else "",
         tree=Item(
             f"Workspace {meta['namespace']}/{meta['name']}",
             State.DONE if ready else said.state,

@@ -76,7 +76,8 @@ def get_manifest(session: RegistrySession, wanted: str) -> Manifest:
     """The manifest or index of a tag or digest. Raises StepFailed."""
     answer = session.ask("GET", f"manifests/{wanted}", headers={"accept": ", ".join(MANIFESTS)})
     if answer.status_code != 200:
-        raise session.refuse(answer, doing="reading")
+        which = wanted if DIGEST.fullmatch(wanted) else f"tag {wanted}"
+        raise session.refuse(answer, doing=f"reading {which} of")
     digest = digest_of(answer.content)
     if wanted.startswith("sha256:") and digest != wanted:
         raise StepFailed(session.failed, f"{session.image}: the registry gave a manifest of another digest")

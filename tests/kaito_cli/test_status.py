@@ -95,6 +95,16 @@ def test_a_ready_workspace_says_where_it_answers() -> None:
     assert text(READY).splitlines()[0].startswith("default/chat is ready: http://10.96.0.7 (5m)")
 
 
+def test_a_tuning_that_serves_nothing_says_where_its_result_is() -> None:
+    done = (
+        a_condition("TuningSucceeded", "True", "WorkspaceTuningSuccess", "the adapter is at r.io/team/tuned:1"),
+        a_condition("WorkspaceReady", "True", "workspaceReady"),
+    )
+    workspace = a_workspace(*done)
+    del workspace["status"]["endpoint"]
+    assert text(Seen(workspace)).startswith("default/chat is ready: the adapter is at r.io/team/tuned:1 (5m)\n")
+
+
 def test_a_workspace_that_nobody_looked_at_says_so() -> None:
     assert "the workspace operator has not looked at it yet" in text(Seen(a_workspace())).splitlines()[0]
 

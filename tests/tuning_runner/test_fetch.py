@@ -188,7 +188,7 @@ REFUSED: dict[str, tuple[Site, ExitCode, str]] = {
         ExitCode.DOWNLOAD_REFUSED,
         "404",
     ),
-    "no image": (Site(), ExitCode.DOWNLOAD_REFUSED, "404"),
+    "no image": (Site(), ExitCode.DOWNLOAD_REFUSED, r"reading tag \S+ of \S+: the registry answers 404"),
     "403": (Site(faults=[Fault(status=403)]), ExitCode.DOWNLOAD_REFUSED, "may read"),
     "500 for ever": (Site(faults=[Fault(status=500)] * 9), ExitCode.DOWNLOAD_FAILED, "4 times"),
 }
