@@ -30,8 +30,8 @@ pytestmark = [
 PROMPT = "The zanzibar of the town is"
 NEW = 24
 STRENGTHS = {"one": 0.25, "other": 0.5}
-MOST = 4
-"""Requests inside at once."""
+AT_ONCE, MOST = 3, 4
+"""Requests that vLLM answers at once, and all that are inside."""
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,8 @@ def adapters(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def server(smollm2: Path, adapters: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     log = tmp_path_factory.mktemp("server") / "log"
     flags = [f"--adapters_dir={adapters}", *(f"--adapter_strength={name}={part}" for name, part in STRENGTHS.items())]
-    flags += ["--torch_dtype=float32", "--served_model_name=base", f"--max_waiting={MOST - 1}"]
+    flags += ["--torch_dtype=float32", "--served_model_name=base", f"--vllm_option=max_num_seqs={AT_ONCE}"]
+    flags += [f"--max_waiting={MOST - AT_ONCE}"]
     with serving(smollm2, *vllm.FLAGS, *flags, log=log) as process:
         process.wait_until("/readyz")
         yield process
