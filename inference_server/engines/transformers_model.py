@@ -1,7 +1,6 @@
 """A model of transformers in memory: the one door to torch. What is here computes, in the engine's thread."""
 
 import logging
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
@@ -9,17 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    BitsAndBytesConfig,
-    LogitsProcessorList,
-    StoppingCriteriaList,
-)
+from transformers import LogitsProcessorList, StoppingCriteriaList
 
-from inference_server.engines import precision
+from inference_server.engines import transformers_checkpoint as checkpoint
 from inference_server.engines.adapters import Adapters
 from inference_server.engines.batch_check import difference
 from inference_server.engines.continuous_batch import ATTENTION, MOST_RUNNING, ContinuousBatch, Row
@@ -36,8 +27,7 @@ from inference_server.engines.engine import (
 from inference_server.engines.logits import OWN, OneSequence, told_of
 from inference_server.engines.options import OnlyGenerate, sampling
 from inference_server.engines.sampler import Chooser
-from inference_server.engines.threads import threads
-from inference_server.engines.tokenizer import HuggingFaceTokenizer, chat_template, ending, grammar
+from inference_server.engines.tokenizer import HuggingFaceTokenizer, ending, grammar
 from inference_server.schemas import GenerateKwargs
 from inference_server.settings import Settings
 
@@ -81,35 +71,9 @@ class TransformersModel:
     ) -> "TransformersModel":
         """Reads the model named by the settings; ``failed`` is told of faults of the batch. Raises what transformers
         raises: OSError, ValueError, ImportError."""
-        began, source = time.monotonic(), settings.pretrained_model_name_or_path
-        transformers.utils.logging.disable_progress_bar()
-        transformers.utils.logging.set_verbosity_error()  # its hints are about one request's options, at every request
-        torch.set_num_threads(threads())
-        where = {
-            "revision": settings.revision,
-            "cache_dir": settings.cache_dir,
-            "local_files_only": not settings.allow_remote_files,
-            "trust_remote_code": settings.trust_remote_code,
-        }
-        say("reading the tokenizer")
-        tokenizer = AutoTokenizer.from_pretrained(source, **where)
-        if settings.chat_template:
-            tokenizer.chat_template = chat_template(settings.chat_template)
-        configuration = AutoConfig.from_pretrained(source, **where)
-        dtype = _dtype(settings, configuration)
-        say("reading the weights")
-        model = AutoModelForCausalLM.from_pretrained(
-            source,
-            dtype=dtype,
-            use_safetensors=True,  # other formats are pickles, which run code when read
-            **_attention(settings, configuration),
-            **_placement(settings, dtype),
-            **where,
-        ).eval()
-        seconds = time.monotonic() - began
-        log.info("%s loaded on %s as %s in %.1f s", source, _device(model), str(model.dtype).split(".")[-1], seconds)
+        model, tokenizer = checkpoint.read(settings, say=say)
         adapters = Adapters(model, directory=Path(settings.adapters_dir), strengths=dict(settings.adapter_strength))
-        name = settings.served_model_name or Path(source).name
+        name = settings.served_model_name or Path(settings.pretrained_model_name_or_path).name
         loaded = cls(model, tokenizer=tokenizer, name=name, adapters=adapters)
         if settings.batching != "off":
             say("checking continuous batching")
@@ -138,8 +102,8 @@ class TransformersModel:
         reasons = {
             "there are adapters, and each request may name its own": bool(self.served.adapters),
             "the model is spread over several devices": len(set(placed.values())) > 1,
-            f"continuous batching was not compared for {_kind(self._model.config)}": (
-                _kind(self._model.config) not in ATTENTION
+            f"continuous batching was not compared for {checkpoint.kind(self._model.config)}": (
+                checkpoint.kind(self._model.config) not in ATTENTION
             ),
         }
         return next((reason for reason, holds in reasons.items() if holds), "")
@@ -257,44 +221,3 @@ def _ids(tokens: int | list[int] | None) -> tuple[int, ...]:
     if tokens is None:
         return ()
     return (tokens,) if isinstance(tokens, int) else tuple(tokens)
-
-
-def _dtype(settings: Settings, configuration: Any) -> str:
-    """As asked for, or as the checkpoint says; but on a card only what it computes well."""
-    own = str(configuration.get_text_config().dtype or "auto").removeprefix("torch.")
-    wanted = own if settings.torch_dtype == "auto" else settings.torch_dtype
-    device = "cuda" if torch.cuda.is_available() and settings.device_map != "cpu" else "cpu"
-    return precision.for_card(wanted, device, family=_kind(configuration))
-
-
-def _placement(settings: Settings, dtype: str) -> dict[str, Any]:
-    """On which devices, and quantised how. Without a GPU everything is on the processors."""
-    device_map = settings.device_map
-    if not torch.cuda.is_available() and device_map == "auto":
-        log.info("no GPU here: running on the processors with %d threads", torch.get_num_threads())
-        device_map = "cpu"
-    quantised = settings.load_in_4bit or settings.load_in_8bit
-    if quantised and device_map == "cpu":
-        log.warning("without a GPU the model is not quantised: bitsandbytes would answer slower, not faster")
-    elif quantised:
-        bits = BitsAndBytesConfig(
-            load_in_4bit=settings.load_in_4bit,
-            load_in_8bit=settings.load_in_8bit,
-            bnb_4bit_compute_dtype=None if dtype == "auto" else dtype,
-        )
-        return {"device_map": device_map, "quantization_config": bits}
-    return {"device_map": device_map}
-
-
-def _kind(configuration: Any) -> str:
-    return str(configuration.get_text_config().model_type)
-
-
-def _attention(settings: Settings, configuration: Any) -> dict[str, Any]:
-    """What the architecture wants to be batched with; otherwise what transformers takes by itself."""
-    wanted = ATTENTION.get(_kind(configuration)) if settings.batching != "off" else None
-    return {"attn_implementation": wanted} if wanted else {}
-
-
-def _device(model: Any) -> str:
-    return torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else str(model.device)
