@@ -34,11 +34,11 @@ async def _result(called: Any) -> Any:
 def client_of_kind(kind: str, url: str) -> Iterator[openai.OpenAI]:
     """A client of the server under this URL, with the interface of the sync one."""
     if kind == "sync":
-        with openai.OpenAI(base_url=url, api_key="none", max_retries=0, timeout=60) as client:
+        with openai.OpenAI(base_url=url, api_key="none", max_retries=0, timeout=300) as client:
             yield client
         return
     with asyncio.Runner() as runner:
-        made = openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=0, timeout=60)
+        made = openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=0, timeout=300)
         try:
             yield cast(openai.OpenAI, _Awaited(made, run=runner.run))
         finally:

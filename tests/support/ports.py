@@ -35,8 +35,9 @@ def free_port() -> int:
 @cache
 def _own() -> Iterator[int]:
     """This process's, again and again. The claim to them is a socket that the kernel closes when the process ends."""
-    first = int(PICKED.read_text().split()[0])
-    blocks = range(max(LOWEST, first - MOST), first - TO_ITSELF + 1, TO_ITSELF)
+    picked = int(PICKED.read_text().split()[0])
+    end = picked if picked > 2 * LOWEST else LOWEST + MOST  # where it picks from all, these are as good as any
+    blocks = range(max(LOWEST, end - MOST), end - TO_ITSELF + 1, TO_ITSELF)
     for block in CHANCE.sample(blocks, len(blocks)):
         claim = socket.socket(socket.AF_UNIX)
         try:
@@ -45,7 +46,7 @@ def _own() -> Iterator[int]:
             claim.close()
             continue
         return _again(CHANCE.sample(range(block, block + TO_ITSELF), TO_ITSELF), claim=claim)
-    raise RuntimeError(f"all ports between {LOWEST} and {first} are claimed by other test processes")
+    raise RuntimeError(f"all ports between {blocks.start} and {end} are claimed by other test processes")
 
 
 def _again(ports: Iterable[int], *, claim: socket.socket) -> Iterator[int]:
