@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from local_cluster import binaries
+from tests.support.json_lines import json_lines
 from tests.support.ports import free_port
 
 pytestmark = pytest.mark.system
@@ -114,8 +115,8 @@ def test_a_cluster_comes_up_works_and_leaves_nothing(home: Path) -> None:
 def test_every_request_to_the_api_server_is_in_the_audit_log(home: Path) -> None:
     kaito("up", "--bare")
     kaito("run", "kubectl", "get", "configmap", "only-asked-for-here", check=False)
-    lines = (home / "kaito/local/logs/audit.log").read_text().splitlines()
-    asked = [r for r in map(json.loads, lines) if r.get("objectRef", {}).get("name") == "only-asked-for-here"]
+    requests = json_lines(home / "kaito/local/logs/audit.log")
+    asked = [r for r in requests if r.get("objectRef", {}).get("name") == "only-asked-for-here"]
     assert [(r["verb"], r["user"]["username"], r["responseStatus"]["code"], r["stage"]) for r in asked] == [
         ("get", "admin", 404, "ResponseComplete")
     ]
