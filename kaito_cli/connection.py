@@ -37,6 +37,11 @@ class Place:
     remark: str = ""
 
 
+def local_cluster_meant() -> str:
+    """The name of the local cluster, as `kaito local` has it."""
+    return os.environ.get("KAITO_CLUSTER") or LOCAL
+
+
 def place(asked: str | None, *, context: str | None = None) -> Place:
     """Which cluster is meant. A local one that runs is taken only where nothing else is named."""
     if asked is not None:
@@ -48,7 +53,7 @@ def place(asked: str | None, *, context: str | None = None) -> Place:
     from local_cluster import cluster
     from local_cluster.state import ClusterDirectory
 
-    local = os.environ.get("KAITO_CLUSTER") or LOCAL  # as `kaito local` has it
+    local = local_cluster_meant()
     if cluster.is_up(local):
         return Place(str(ClusterDirectory.of(local).kubeconfig), f"(on the local cluster {local})")
     if (Path.home() / ".kube/config").exists():

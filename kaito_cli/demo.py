@@ -10,7 +10,7 @@ import typer
 import yaml
 from rich.console import Console
 
-from kaito_cli.connection import LOCAL, Complaint, on_cluster
+from kaito_cli.connection import Complaint, local_cluster_meant, on_cluster
 
 if TYPE_CHECKING:
     from kaito_cli.overview import Seen
@@ -37,17 +37,18 @@ def demo() -> None:
     def say(text: str) -> None:
         console.print(f"[green]✓[/] {text:<64} {time.monotonic() - started:6.1f} s")
 
-    if cluster.is_up(LOCAL):
+    local = local_cluster_meant()
+    if cluster.is_up(local):
         say("the cluster is up already")
     else:
-        _start(cluster.up, console, say)
-    kubeconfig = cluster.status(LOCAL).kubeconfig
+        _start(local, cluster.up, console, say)
+    kubeconfig = cluster.status(local).kubeconfig
     name, address, answer = on_cluster(lambda kube: _question(kube, say), kubeconfig=kubeconfig)
     console.print(f"\n  [bold]you[/]    {QUESTION}\n  [bold]model[/]  {answer}\n")
     console.print(_next(name, kubeconfig, address), markup=False, soft_wrap=True)
 
 
-def _start(up: Callable[..., object], console: Console, say: Callable[[str], None]) -> None:
+def _start(local: str, up: Callable[..., object], console: Console, say: Callable[[str], None]) -> None:
     from local_cluster.state import Outcome, Progress
 
     with console.status("starting the cluster") as spinner:
@@ -60,7 +61,7 @@ def _start(up: Callable[..., object], console: Console, say: Callable[[str], Non
             else:
                 spinner.update(progress.text)
 
-        up(LOCAL, bare=False, show=show)
+        up(local, bare=False, show=show)
 
 
 async def _question(kube: "Kube", say: Callable[[str], None]) -> tuple[str, str, str]:
@@ -120,11 +121,12 @@ def milestones(seen: "Seen", *, ready: bool) -> list[str]:
 
 
 def _next(name: str, kubeconfig: str, address: str) -> str:
+    inside = ".venv/bin/kaito local run --"
     return f"""Try next:
-  export KUBECONFIG={kubeconfig}
-  kubectl get workspace,machines,nodes,pods
   .venv/bin/kaito status {name}
   .venv/bin/kaito chat {name}
-  .venv/bin/kaito local run -- curl -s http://{address}/chat -H content-type:application/json -d '{{"prompt": "Hi!"}}'
-  kubectl delete workspace {name}      # Machine, agent pool and node go with it
-  make down                        # stops the cluster; nothing stays behind"""
+  {inside} kubectl get workspace,machines,nodes,pods
+  {inside} curl -s http://{address}/chat -H content-type:application/json -d '{{"prompt": "Hi!"}}'
+  {inside} kubectl delete workspace {name}   # Machine, agent pool and node go with it
+  export KUBECONFIG={kubeconfig}   # for a kubectl of your own
+  make down   # stops the cluster; nothing stays behind"""
