@@ -21,6 +21,8 @@ from tests.support.cluster import eventually
 from tests.support.ports import free_port
 
 ROOT = Path(__file__).parents[2]
+MOST = 540.0
+"""Seconds until a server is ready, a minute less than a test may take: vLLM starts in a minute of an idle processor."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class ServerProcess:
     log: Path
     engine: str = "auto"
 
-    def wait_until(self, path: str, *, within: float = 300) -> None:
+    def wait_until(self, path: str, *, within: float = MOST) -> None:
         """Waits until a GET of the path says 200."""
         eventually(lambda: self._alive() and self.status(path) == 200, within=within, what=f"200 from {path}")
 
