@@ -83,7 +83,7 @@ def as_run(words: list[str], variables: Mapping[str, str], *, space: str) -> lis
     if known[:2] == ["kaito", "deploy"]:
         return [*known, "--namespace", space]
     if known[:2] == ["kaito", "chat"]:
-        return [*known[:2], "chat", *known[3:], "--max-tokens", "16"]
+        return [*known[:2], "chat", *known[3:], *([] if "--plain" in known else ["--max-tokens", "16"])]
     if known[0] == "kaito" and known[1] in {"status", "logs"}:
         return [*known[:2], "chat", *known[3:]]
     return known
