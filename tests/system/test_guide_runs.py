@@ -38,6 +38,7 @@ VARIABLES = {
     "GROUP": "kaito",
     "CLUSTER": "kaito",
     "LOCATION": "westeurope",
+    "REGISTRY": "registry.example.org/team",
     "PASSWORD": "secret",
     "HF_TOKEN": "hf_secret",
 }
