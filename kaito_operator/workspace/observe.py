@@ -11,9 +11,7 @@ from kaito_operator.api.kinds import (
     MACHINE,
     NODE,
     NODECLAIM,
-    PERSISTENT_VOLUME_CLAIM,
     POD,
-    SERVICE,
     STATEFUL_SET,
     WORKSPACE,
     Kind,
@@ -22,7 +20,7 @@ from kaito_operator.api.workspace import Workspace, parse_workspace
 from kaito_operator.fleet import Fleet, fleet
 from kaito_operator.mirror import Mirror
 from kaito_operator.plan import Key, Manifest, Ref, Refusal, Selection
-from kaito_operator.workspace import history, hub_models, seen_machines, seen_pods
+from kaito_operator.workspace import attempts, history, hub_models, names, seen_machines, seen_pods
 from kaito_operator.workspace import post_mortem as last_words
 from kaito_operator.workspace.history import Revision
 from kaito_operator.workspace.hub_models import Answer, AnswerOf
@@ -30,10 +28,11 @@ from kaito_operator.workspace.post_mortem import PostMortem, post_mortem
 from kaito_operator.workspace.purchase import Purchase
 from kaito_operator.workspace.seen_machines import Machine, Node
 from kaito_operator.workspace.seen_pods import Job, Pod, Progress
-from kaito_operator.workspace.services import headless_name
 
 BOUGHT = (MACHINE, NODECLAIM)
 RUNS = (DEPLOYMENT, STATEFUL_SET)
+LIVING = {kind.kind for kind in (CONFIG_MAP, *names.NAMED)}
+"""Kinds that are read for what they are, and not for what they tell of a claim that is gone."""
 ProgressOf = Callable[[Key, str], Progress | None]
 """How far a pod of a Workspace has trained, as far as anybody knows."""
 
@@ -89,6 +88,12 @@ class Observed:
         return self.stateful_set or self.deployment
 
     @property
+    def untouched(self) -> bool:
+        """Whether nothing has been bought or made for it yet."""
+        made = self.machines or self.jobs or self.serving or self.claim
+        return not made and not attempts.recorded(self.workspace.status)
+
+    @property
     def serving(self) -> tuple[Manifest, ...]:
         """Everything of the serving that is there."""
         found = (self.deployment, self.stateful_set, self.service, self.headless)
@@ -108,7 +113,7 @@ def observe(
     if manifest is None:
         return None
     workspace = parse_workspace(manifest)
-    named = _named(mirror, workspace)
+    named = names.found(mirror, workspace)
     deployment, stateful_set, service, headless, claim = (
         o if o is not None and _owned_by(o, workspace.uid) else None for o in named
     )
@@ -120,7 +125,7 @@ def observe(
         machines=tuple(seen_machines.machine(m) for kind in BOUGHT for m in mirror.of_workspace(kind, key)),
         nodes=nodes,
         fleet=fleet(mirror.all(NODE)) if any(node.holder and not node.ready for node in nodes) else Fleet(),
-        post_mortem=post_mortem(each for each in read if each["kind"] != CONFIG_MAP.kind),
+        post_mortem=post_mortem(each for each in read if each["kind"] not in LIVING),
         deployment=deployment,
         stateful_set=stateful_set,
         service=service,
@@ -137,19 +142,6 @@ def observe(
         absent=frozenset(kind for kind in BOUGHT if mirror.lacks(kind)),
         progress=next(filter(None, (progress_of(key, pod.name) for pod in pods)), None),
     )
-
-
-def _named(mirror: Mirror, workspace: Workspace) -> list[Manifest | None]:
-    """What has the names of a Workspace's own objects, whoever it belongs to."""
-    key = workspace.key
-    places = (
-        (DEPLOYMENT, key.name),
-        (STATEFUL_SET, key.name),
-        (SERVICE, key.name),
-        (SERVICE, headless_name(workspace)),
-        (PERSISTENT_VOLUME_CLAIM, f"{key.name}-tuning"),
-    )
-    return [mirror.get(kind, name, key.namespace) for kind, name in places]
 
 
 def _revisions(mirror: Mirror, workspace: Workspace) -> tuple[Revision, ...]:
@@ -177,7 +169,7 @@ def reads(mirror: Mirror, key: Key, *, purchase: Purchase) -> tuple[Ref | Select
     if manifest is None:
         return ()
     workspace = parse_workspace(manifest)
-    return (*named_by(workspace), *last_words.reads(mirror, workspace, purchase))
+    return (*named_by(workspace), *names.reads(mirror, workspace), *last_words.reads(mirror, workspace, purchase))
 
 
 def _owned_by(manifest: Manifest, uid: str) -> bool:

@@ -6,6 +6,7 @@ up to there is written all the same.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 
 from kaito_operator.api import labels
@@ -41,6 +42,8 @@ from kaito_operator.workspace.workload import left_running, workload
 from presets.catalog import Catalog, InstanceType
 
 BETWEEN_LOOKS_AT_WHAT_GOES = 5.0
+BETWEEN_LOOKS_AT_A_TAKEN_NAME = 60.0
+"""Nobody watches what belongs to others."""
 
 
 def plan(seen: Observed, now: datetime, *, catalog: Catalog, installation: Installation) -> Plan:
@@ -57,6 +60,8 @@ def plan(seen: Observed, now: datetime, *, catalog: Catalog, installation: Insta
     asked = task(seen, catalog=catalog, installation=installation)
     if isinstance(asked, Finding):
         return _reported(seen, status.stopped(asked, bought=bought), now=now)
+    if body.resource.instance_type and seen.untouched and (taken := _name_taken_at_first(seen, asked)):
+        return _reported(seen, status.stopped(taken, bought=bought), now=now)
     return _worked_on(seen, body.resource, asked, now=now, catalog=catalog, installation=installation)
 
 
@@ -152,8 +157,7 @@ def _tuning(seen: Observed, asked: Task, *, begun: bool, now: datetime) -> tuple
     if tuned is None:
         return None, None
     done = tuned.result is not None
-    claim = ("PersistentVolumeClaim", tuning.claim_name(seen.workspace))
-    taken = None if done else _name_taken(seen, claim, meanwhile=Reason.JOB_PENDING)
+    taken = None if done else _name_taken(seen, _claim(seen.workspace), meanwhile=Reason.JOB_PENDING)
     before = seen.workspace.conditions.get(ConditionType.JOB_STARTED.value, {})
     job = taken or job_diagnosis.started(
         tuned.job,
@@ -201,6 +205,19 @@ def _names(workspace: Workspace, asked: Task) -> list[tuple[str, str]]:
     if isinstance(asked.served, ServedPreset) and asked.served.spreads:
         return [("Service", name), ("Service", services.headless_name(workspace)), ("StatefulSet", name)]
     return [("Service", name), ("Deployment", name)]
+
+
+def _claim(workspace: Workspace) -> tuple[str, str]:
+    return "PersistentVolumeClaim", tuning.claim_name(workspace)
+
+
+def _name_taken_at_first(seen: Observed, asked: Task) -> Finding | None:
+    """A name that is somebody else's, told before anything is bought: a machine would wait for it, and cost."""
+    serving = _names(seen.workspace, asked) if asked.serves else []
+    wanted = [_claim(seen.workspace), *serving] if asked.tuned is not None else serving
+    found = _name_taken(seen, *wanted, meanwhile=Reason.WORKSPACE_PENDING)
+    taken = found is not None and found.reason == Reason.NAME_TAKEN
+    return replace(found, look_again=BETWEEN_LOOKS_AT_A_TAKEN_NAME) if taken and found else None
 
 
 def _name_taken(seen: Observed, *wanted: tuple[str, str], meanwhile: Reason) -> Finding | None:

@@ -210,6 +210,45 @@ async def test_a_foreign_object_that_no_watch_shows_is_found_named_and_not_touch
     assert scene.server.get(scene.path("services")) == before
 
 
+SOMEBODYS: Json = {
+    "services": {"ports": [{"port": 1}], "selector": {"app": "theirs"}},
+    "deployments": {
+        "selector": {"matchLabels": {"app": "theirs"}},
+        "template": {
+            "metadata": {"labels": {"app": "theirs"}},
+            "spec": {"containers": [{"name": "theirs", "image": "theirs"}]},
+        },
+    },
+}
+
+
+@pytest.mark.money
+@pytest.mark.parametrize("plural", SOMEBODYS)
+async def test_no_machine_is_bought_for_a_name_that_others_have(scene: Scene, plural: str) -> None:
+    theirs = {"metadata": {"name": "chat"}, "spec": SOMEBODYS[plural]}
+    before = scene.server.ask("POST", scene.path(plural, "").rstrip("/"), theirs)
+    scene.create()
+    assert await scene.rest() == 1, "the status alone is written"
+    assert (scene.machines(), scene.server.get(scene.path(plural))) == ([], before)
+    assert scene.condition("WorkspaceReady") == ("False", "NameTaken")
+    scene.server.ask("DELETE", scene.path(plural))
+    await scene.rest()
+    assert len(scene.machines()) == 1
+    assert scene.condition("MachineReady") == ("Unknown", "CreateMachinePending")
+
+
+@pytest.mark.money
+async def test_who_may_not_look_whether_a_name_is_free_buys_nothing(scene: Scene) -> None:
+    scene.create()
+    stranger = await Kube.connect(str(scene.server.kubeconfig("stranger")))
+    rival = Reconciler(scene.loop.controller, stranger, metrics=Metrics("stranger"))
+    rival.mirror.put(scene.server.get(scene.path()) or {})
+    with pytest.raises(Retry, match="forbidden"):
+        await rival.reconcile(Key(scene.namespace, "chat"))
+    await stranger.close()
+    assert scene.machines() == []
+
+
 @pytest.mark.money
 async def test_two_workspaces_that_see_the_same_free_node_do_not_both_get_it(scene: Scene, kube: Kube) -> None:
     """Both plan on the same view. The second write is refused, for the node is not the one that was seen any more."""
