@@ -6,7 +6,7 @@ import ssl
 import subprocess
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -216,14 +216,14 @@ def _ready(server: ApiServer) -> bool:
 
 def establish(server: ApiServer, definition: Json) -> None:
     """Applies a CRD and waits until its objects can be written and everybody is told of it."""
-    if _established(server, definition):
+    if _without_a_no(lambda: _established(server, definition)):
         return
     server.apply(_path(definition), definition)
 
     def whole() -> bool:
         return _established(server, definition) and _told_of(server, definition) == {True}
 
-    eventually(whole, within=60, what=f"{_path(definition)} is established")
+    eventually(lambda: _without_a_no(whole), within=60, what=f"{_path(definition)} is established")
 
 
 def withdraw(server: ApiServer, definition: Json) -> None:
@@ -234,7 +234,15 @@ def withdraw(server: ApiServer, definition: Json) -> None:
     def gone() -> bool:
         return server.get(_path(definition)) is None and _told_of(server, definition) == {False}
 
-    eventually(gone, within=60, what=f"{_path(definition)} is gone")
+    eventually(lambda: _without_a_no(gone), within=60, what=f"{_path(definition)} is gone")
+
+
+def _without_a_no(look: Callable[[], bool]) -> bool:
+    """Whether it is so; not while the server refuses to say, as it does (503) when its kinds have just changed."""
+    try:
+        return look()
+    except Refused:
+        return False
 
 
 def _path(definition: Json) -> str:
