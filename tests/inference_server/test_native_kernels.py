@@ -211,3 +211,19 @@ def test_a_library_that_cannot_be_loaded_is_said_and_torch_computes(
     library.write_bytes(b"\x7fELF of another machine")
     assert kernels.find(CPU, torch.bfloat16, library=library) is None
     assert "cannot be loaded and is not used" in caplog.text
+
+
+def test_room_for_float32_is_of_that_size_whatever_another_thread_has_made_the_default(own: Kernels) -> None:
+    """transformers changes the default of the whole process while it loads a model: half the room was written past."""
+    if not own.has_products:
+        pytest.skip("this processor has no products of bfloat16, so torch's are used")
+    weight, x = numbers(128, 64), numbers(64, 64)
+    last, four = linear.last(weight, own=own), kernels.tiled(*linear.int4(weight))
+    wanted = last(x), own.four_bits(x, four)
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        found = last(x), own.four_bits(x, four)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert found[0].dtype == torch.float32
+    assert all(map(torch.equal, found, wanted))

@@ -137,7 +137,7 @@ class Kernels:
     def four_bits(self, x: Tensor, weight: Tensor) -> Tensor:
         """x [tokens, in] times a weight of ``tiled``, as [tokens, out]. Only where ``has_products``."""
         (tokens, inputs), outputs = x.shape, weight.shape[0] * OUTPUTS
-        out, sums = x.new_empty(tokens, outputs), torch.empty(tokens * inputs // GROUP)
+        out, sums = x.new_empty(tokens, outputs), x.new_empty(tokens * inputs // GROUP, dtype=torch.float32)
         at = out.data_ptr(), x.data_ptr(), sums.data_ptr(), weight.data_ptr()
         self._four_bits(*at, tokens, outputs, inputs)
         return out
@@ -145,7 +145,7 @@ class Kernels:
     def in_float(self, x: Tensor, weight: Tensor) -> Tensor:
         """x [tokens, in] times a weight of ``paired``, as [tokens, out] in float32. Only where ``has_products``."""
         (tokens, inputs), outputs = x.shape, weight.shape[0] * WIDE
-        out = torch.empty(tokens, outputs)
+        out = x.new_empty(tokens, outputs, dtype=torch.float32)
         self._in_float(out.data_ptr(), x.data_ptr(), weight.data_ptr(), tokens, outputs, inputs)
         return out
 
